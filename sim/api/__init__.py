@@ -9,9 +9,10 @@ What they return shows itself in one line, and as a table in a notebook.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import fields
 
 from sim.specs import load as files
 from sim.specs.load import plugin_files

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import to_builtins
 
 from sim.errors import InputError
 from sim.report.critical_path import find_critical_path
@@ -49,7 +50,7 @@ def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _op_rows(part: Pass) -> Iterable[dict[str, Any]]:
     for op in part.report.ops:
-        row = asdict(op) | {"exposed_each_s": op.exposed_each_s, "bound": op.bound}
+        row = to_builtins(op) | {"exposed_each_s": op.exposed_each_s, "bound": op.bound}
         yield {"phase": part.scenario.workload.phase, **row}
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from sim.errors import InputError, guess
 from sim.simulate.result import Run
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from sim.studies.sweep.study import Study
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class SimulatedRun(Run):
+class SimulatedRun(Run, frozen=True):
     """A run with its figures and tables."""
 
     def plot(self, figure: str = "timeline", phase: str = "") -> Figure:
@@ -55,8 +55,7 @@ class SimulatedRun(Run):
         return run_frames(self.passes)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Sweep:
+class Sweep(Struct, frozen=True):
     """Rows of a sweep."""
 
     study: Study

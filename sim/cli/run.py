@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.cli.errors import EXCEEDS_MEMORY, errors_in
 from sim.cli.options import (
@@ -129,8 +130,7 @@ def run(
         raise typer.Exit(EXCEEDS_MEMORY)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(Struct, frozen=True):
     """Options that apply to every run of a command."""
 
     settings: tuple[str, ...]
@@ -143,8 +143,7 @@ class _Wanted:
     trace_chips: list[int] | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
+class _Made(Struct, frozen=True):
     """A run whose results are written."""
 
     run: Run

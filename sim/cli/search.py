@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec.structs import replace
 
 from sim.cli.errors import INTERRUPTED, check_internal
 from sim.cli.options import Formats, Jobs, Json, Plugins, Sensitive, Settings, Width, completed, figure_form, one_of

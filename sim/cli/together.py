@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec import Struct
 
 from sim.cli.errors import errors_in
 from sim.cli.options import completed
@@ -42,8 +42,7 @@ JobMachine = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Placing:
+class Placing(Struct, frozen=True):
     """Options that place jobs on a machine, in the order of the jobs."""
 
     chips: Sequence[str]
@@ -51,8 +50,7 @@ class Placing:
     machine: str
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """Options on where results go and what is printed."""
 
     out: Path

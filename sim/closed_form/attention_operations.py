@@ -3,7 +3,8 @@ values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.closed_form.heads import key_value_heads_read
 from sim.closed_form.operations import Op
@@ -14,8 +15,7 @@ SCORE_BYTES = 4
 """Bytes of a 32-bit score or logit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(Struct, frozen=True):
     """Attention of a chip's queries to its cache."""
 
     name: str

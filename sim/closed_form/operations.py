@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from sim.specs.chip import Dtype
 from sim.specs.uses import Axes, Uses
@@ -40,8 +41,7 @@ class CommunicationModel(Protocol):
         """Returns the number of boxes that a group along axes is in; 1 on a torus."""
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+class Op(Struct, frozen=True):
     """One launch on one chip."""
 
     name: str
@@ -68,8 +68,7 @@ class Op:
     """Kind of kernel of which a stack has constants of its own: attention in one kernel, grouped matmuls of experts."""
 
 
-@dataclass(frozen=True, slots=True)
-class CollectiveOp:
+class CollectiveOp(Struct, frozen=True):
     """One collective in every group of chips along some axes."""
 
     name: str
@@ -81,8 +80,7 @@ class CollectiveOp:
     """Operations of the same sublayer that need not wait for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoopedMatmul:
+class LoopedMatmul(Struct, frozen=True):
     """A matmul in pieces that overlaps the collective of its shards (Pope et al. section 3.5)."""
 
     moves: str
@@ -103,8 +101,7 @@ def collective_of(operation: Operation) -> CollectiveOp | None:
     return operation if isinstance(operation, CollectiveOp) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Sublayer:
+class Sublayer(Struct, frozen=True):
     """Operations from one sum over the chips to the next: those of attention, of an FFN, or of a parallel layer."""
 
     operations: tuple[Operation, ...]
@@ -112,8 +109,7 @@ class Sublayer:
     """True if the next sublayer need not wait for this one's sum, its last operation."""
 
 
-@dataclass(frozen=True, slots=True)
-class PassOperations:
+class PassOperations(Struct, frozen=True):
     """Operations of one forward pass."""
 
     sublayers: tuple[Sublayer, ...]

@@ -13,9 +13,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from math import ceil, lcm, prod
 from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.closed_form.operations import (
     CollectiveOp,
@@ -43,8 +45,7 @@ add to sums of earlier pieces."""
 LATER_ADD = (False, True)
 
 
-@dataclass(frozen=True, slots=True)
-class Factor:
+class Factor(Struct, frozen=True):
     """One of the matrices of a fused matmul, by its dimension that is split over heads or d_ff."""
 
     name: str

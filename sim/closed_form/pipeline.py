@@ -14,12 +14,13 @@ With equal stages t = T/m these are (K + p - 1) T and K (m + p - 1) T/m. (Flow s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from math import ceil
 
+from msgspec import Struct
+from msgspec.structs import replace
 
-@dataclass(frozen=True, slots=True)
-class PipelineTimes:
+
+class PipelineTimes(Struct, frozen=True):
     """Times of a run of requests that all wait at the start, by algebra."""
 
     total: float

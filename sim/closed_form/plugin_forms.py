@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sim.errors import InputError
 from sim.specs import Scenario
@@ -14,8 +15,7 @@ _ROUNDED = 1e-6
 """Share by which a simulation, which counts picoseconds, may be faster than a bound."""
 
 
-@dataclass(frozen=True, slots=True)
-class PluginForm:
+class PluginForm(Struct, frozen=True):
     """A closed form from outside."""
 
     function: Callable[..., float | None]

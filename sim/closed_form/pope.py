@@ -20,8 +20,9 @@ gathered weight is read from memory in full. `sim.closed_form.pass_time` puts th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
+
+from msgspec import Struct
 
 from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction
 from sim.errors import InputError, suggest
@@ -30,8 +31,7 @@ from sim.specs import DTYPE_BYTES, Model, Scenario
 # --- communication of one FFN layer: sections 3.2.1 to 3.2.3, appendix A.2 -------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(Struct, frozen=True):
     """Elements that one chip sends, or receives, in one FFN layer."""
 
     activations: float

@@ -12,10 +12,10 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from sim.collectives.schedule import PER_SEND, GroupPlan, Schedule
 from sim.topology.graph import Topology

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from sim import units
 from sim.collectives.schedule import Schedule, Timing
@@ -15,8 +15,7 @@ from sim.specs import MEDIA
 from sim.topology.graph import Topology
 
 
-@dataclass(frozen=True, slots=True)
-class Emitted:
+class Emitted(Struct, frozen=True):
     """Tasks of one collective."""
 
     begin: Ids
@@ -27,8 +26,7 @@ class Emitted:
     """[chips] tasks with which all data for a chip has arrived."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CollectiveCall:
+class CollectiveCall(Struct, frozen=True, eq=False):
     """One call of a collective."""
 
     schedule: Schedule
@@ -41,8 +39,7 @@ class CollectiveCall:
     """True if a kernel before it has launched it: its own launch takes no time."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChipMessage:
+class ChipMessage(Struct, frozen=True):
     """One message from chip to chip."""
 
     src: int
@@ -52,8 +49,7 @@ class ChipMessage:
     collective: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class LoopedSends:
+class LoopedSends(Struct, frozen=True):
     """Waits and delays of the sends of a collective that is looped with a matmul."""
 
     added_ps: Ints
@@ -62,8 +58,7 @@ class LoopedSends:
     """[sends] a task that each message also waits for, at its first send; -1 for none."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Wiring:
+class _Wiring(Struct, frozen=True):
     """Facts about a schedule on one machine that hold for all sizes."""
 
     ps_per_byte: Floats

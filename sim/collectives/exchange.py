@@ -8,11 +8,12 @@ dispatch sent, the other way: a box's chips send their rows to the forwarding ch
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.collectives import uneven
 from sim.collectives.fold import folding
@@ -30,8 +31,7 @@ PIECES = 4
 forwards chunks of a few rows."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ExchangeSpec:
+class ExchangeSpec(Struct, frozen=True, eq=False):
     """Rows of one dispatch."""
 
     rows: tuple[Floats, ...]

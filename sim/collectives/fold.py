@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from sim.collectives.schedule import PER_SEND, Int32s, Schedule
 from sim.topology.folding import NotFoldableError, owners

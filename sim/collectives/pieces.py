@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import ParamSpec
 
 import numpy as np
+from msgspec.structs import replace
 
 from sim.collectives.schedule import PER_SEND, Int32s, Schedule
 
@@ -50,7 +50,7 @@ def cut(plan: Schedule, before: int = 1) -> Schedule:
     columns["share"] /= pieces
     columns["follows"] += np.where(columns["follows"] >= 0, np.repeat(number * sends, sends), 0).astype(np.int32)
     deps = np.tile(plan.deps, pieces) + np.repeat(number * sends, waits)
-    return replace(plan, parts=plan.parts * pieces, deps=deps, **columns)  # type: ignore[arg-type]
+    return replace(plan, parts=plan.parts * pieces, deps=deps, **columns)
 
 
 def _shares_links(plan: Schedule) -> bool:

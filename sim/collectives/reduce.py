@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from sim.collectives.schedule import PER_SEND, Algorithm, Int32s, Schedule
 from sim.collectives.wiring import positions
@@ -145,5 +145,5 @@ def _chain(first: Schedule, second: Schedule, topology: Topology) -> Schedule:
         dep_counts=np.concatenate([first.dep_counts, second.dep_counts + added.astype(np.int32)]),
         deps=np.concatenate([first.deps, ordered.astype(np.int32)]),
         follows=np.concatenate([first.follows, np.where(second.follows >= 0, second.follows + n, -1)]).astype(np.int32),
-        **joined,  # type: ignore[arg-type]
+        **joined,
     )

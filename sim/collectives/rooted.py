@@ -11,9 +11,8 @@ which tends to (n-1)/n V/(2 A w), the time in which the root can send or receive
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from sim.collectives.graph.routes import store_and_forward
 from sim.collectives.reduce import opposite_links, reverse

@@ -26,11 +26,11 @@ send one message on to several chips.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.errors import InputError
 from sim.topology.graph import Topology
@@ -39,8 +39,7 @@ from sim.topology.group import Group
 Int32s = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(Struct, frozen=True):
     """Latencies and bandwidths of a library's protocol on a machine."""
 
     overhead_s: float
@@ -56,8 +55,7 @@ class Timing:
     multiprocessors that copy it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Schedule:
+class Schedule(Struct, frozen=True, eq=False):
     """n sends in an order in which dependencies point backwards. A is the number of axes of the collective."""
 
     collective: str
@@ -130,8 +128,7 @@ class Schedule:
         return self.deps[end - int(self.dep_counts[send]) : end]
 
 
-@dataclass(frozen=True, slots=True)
-class GroupPlan:
+class GroupPlan(Struct, frozen=True):
     """Plan of one group on the machine of its chips."""
 
     group: Group
@@ -177,8 +174,7 @@ def check_size(collective: str, sends: int) -> None:
         raise InputError(rule, where=collective, hint=hint)
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
+class Hop(Struct, frozen=True):
     """Chips and link of each of n sends; the other columns are [n], or of all."""
 
     src: Int32s
@@ -188,8 +184,7 @@ class Hop:
     way: npt.ArrayLike = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(Struct, frozen=True):
     """Data of each of n sends or messages: columns of `Schedule`, arrays [n], or one value for all."""
 
     share: npt.ArrayLike
@@ -233,7 +228,8 @@ class ScheduleBuilder:
         """
         n = len(hop.src)
         records: tuple[Hop | Payload, ...] = hop, payload
-        values = {name: getattr(record, name) for record in records for name in record.__slots__} | {"step": step}
+        values = {name: getattr(record, name) for record in records for name in record.__struct_fields__}
+        values["step"] = step
         for name in _COLUMNS:
             column: npt.NDArray[np.generic] = np.empty(n, dtype=_DTYPES.get(name, np.int32))
             column[:] = values[name]

@@ -6,10 +6,9 @@ message over the machine's routes between any two chips.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from sim.collectives import schedule
 from sim.collectives.graph.routes import Messages

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.collectives.schedule import Int32s
 from sim.errors import InputError, suggest
@@ -14,8 +15,7 @@ from sim.topology.graph import Topology
 from sim.topology.paths import cut_off
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WiredAxis:
+class WiredAxis(Struct, frozen=True, eq=False):
     """Neighbours along one axis; `after[+1][c]` is the chip one hop from chip c in the + direction."""
 
     name: str
@@ -147,8 +147,7 @@ def is_lattice(topology: Topology, axes: tuple[str, ...]) -> bool:
     return all(bool((others[after] == others).all()) for after in steps)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Grid:
+class Grid(Struct, frozen=True, eq=False):
     """Chips of each group numbered along axes that are rings or lines, for one order of the axes."""
 
     axes: tuple[WiredAxis, ...]

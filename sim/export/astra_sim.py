@@ -17,11 +17,11 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from msgspec import Struct
 
 from sim.export.chakra_collectives import COPY_TYPES
 from sim.program import Kind, Program
@@ -32,8 +32,7 @@ from sim.units import PS_PER_S
 GIB = 2.0**30
 
 
-@dataclass(frozen=True, slots=True)
-class Dimension:
+class Dimension(Struct, frozen=True):
     """One dimension of ASTRA-sim's network."""
 
     kind: Literal["Ring", "Switch", "FullyConnected"]

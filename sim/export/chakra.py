@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from sim.export.attributes import FIELDS, Value
 from sim.export.wire import data, integer, packed, varint
@@ -47,8 +48,7 @@ class CollectiveType(IntEnum):
     BARRIER = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """One node of one rank."""
 
     id: int

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
 
 from sim.export.attributes import Value
 from sim.export.chakra import CollectiveType, Node, NodeType
@@ -45,8 +45,7 @@ _Deps = tuple[int, ...]
 """Ids of nodes of one rank."""
 
 
-@dataclass(frozen=True, slots=True)
-class CollectiveNodes:
+class CollectiveNodes(Struct, frozen=True):
     """The nodes of every rank, and the process groups that they name."""
 
     ranks: list[list[Node]]
@@ -219,8 +218,7 @@ class _Nodes:
         return sent, received
 
 
-@dataclass(slots=True)
-class _Groups:
+class _Groups(Struct):
     """Names and ranks of the groups in which collectives run."""
 
     program: Program

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.export.flows import arrival_ns, nanoseconds
 from sim.export.kernels import Ranks, kernel_name
@@ -152,8 +153,7 @@ def _default_chips(trace: Trace, topology: Topology, critical: int) -> list[int]
     return sorted(chips)
 
 
-@dataclass(frozen=True, slots=True)
-class _Gap:
+class _Gap(Struct, frozen=True):
     """A time of which nothing is written: what starts in it is left out."""
 
     start: int

@@ -15,9 +15,9 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from sim.export.flows import nanoseconds
 from sim.program import Ids, Ints, Kind, Program
@@ -36,8 +36,7 @@ _CALL_NS = 8
 rounding makes overlap."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(Struct, frozen=True):
     """One kernel, copy or collective of a chip."""
 
     task: int
@@ -47,8 +46,7 @@ class Kernel:
     is_copy: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """Launch of one kernel by the host."""
 
     kernel: Kernel
@@ -59,8 +57,7 @@ class Call:
     """Correlation id of the kernel on another stream that it waits for, 0 for none."""
 
 
-@dataclass(frozen=True, slots=True)
-class HostCalls:
+class HostCalls(Struct, frozen=True):
     """What the host of a chip calls, in order."""
 
     chip: int

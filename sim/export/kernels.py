@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.layouts.sharding import ITEM_BYTES
 from sim.program import Floats, Ints, Kind, Program
@@ -56,8 +56,7 @@ def kernel_name(op: str) -> str:
     return " ".join(part for part in (kernel, parsed.over, parsed.operand) if part)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ranks:
+class Ranks(Struct, frozen=True, eq=False):
     """With whom a chip does each collective op, and how PyTorch's profiler writes that."""
 
     size: Ints

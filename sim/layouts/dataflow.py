@@ -8,8 +8,9 @@ paper's figure and cannot tell which interpreter runs it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
+
+from msgspec import Struct
 
 from sim.layouts.sharding import Sharded
 from sim.specs.uses import Axes
@@ -25,8 +26,7 @@ class HasSharding(Protocol):
 V = TypeVar("V", bound=HasSharding)
 
 
-@dataclass(frozen=True, slots=True)
-class Reduction:
+class Reduction(Struct, frozen=True):
     """Collectives that reduce a partial sum: reduce-scatters, then an all-reduce."""
 
     scatters: tuple[tuple[str, Axes], ...]
@@ -42,8 +42,7 @@ class Reduction:
         return (*(axis for _, axes in self.scatters for axis in axes), *self.replicated)
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
+class Cache(Struct, frozen=True):
     """Cache of keys and values that a part of a batch appends to, and attends to."""
 
     name: str = ""
@@ -55,8 +54,7 @@ class Cache:
     merged outputs are scattered over the heads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(Struct, frozen=True):
     """Chips that exchange tokens for their experts."""
 
     experts: Axes

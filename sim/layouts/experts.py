@@ -8,8 +8,9 @@ summand of the sublayer's. The axes of `d_ff` that do not split experts split ev
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic
+
+from msgspec import Struct
 
 from sim.errors import LayoutError
 from sim.layouts.dataflow import Exchange, V
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from sim.layouts.layer import Layer
 
 
-@dataclass(frozen=True, slots=True)
-class Sent(Generic[V]):
+class Sent(Struct, Generic[V], frozen=True):
     """Tokens on their way to their experts, and what their outputs need."""
 
     y: V

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from math import gcd, lcm, prod
 from typing import Generic
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.errors import InputError
 from sim.layouts.dataflow import Dataflow, V
@@ -23,8 +25,7 @@ _TILE_ROWS = 256
 """Rows of the largest tile of a matmul (`sim.lowering.costs`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class LayerKind:
+class LayerKind(Struct, frozen=True):
     """What one layer of a model has that others may not have."""
 
     residual: str
@@ -36,8 +37,7 @@ class LayerKind:
     """True for the layer of a module that proposes tokens (`sim.layouts.multi_token`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardPass(Generic[V]):
+class ForwardPass(Struct, Generic[V], frozen=True):
     """Parts of a forward pass, called one by one so that an interpreter can act between layers."""
 
     layers: tuple[Layer[V], ...]

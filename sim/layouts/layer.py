@@ -9,8 +9,9 @@ used. If d_model is split as well, products are summed over its axes inside the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Generic
+
+from msgspec import Struct
 
 from sim.errors import LayoutError
 from sim.layouts.attention import ATTENTION, attend_to_context, key_value_weights, scatter_dim
@@ -21,8 +22,7 @@ from sim.specs import Model
 from sim.specs.uses import Axes, Uses, named
 
 
-@dataclass(frozen=True, slots=True)
-class Factor(Generic[V]):
+class Factor(Struct, Generic[V], frozen=True):
     """Factors of one product of a sublayer's last matmul: a value, its dimension that is gathered over the axes of
     d_model, and the weight that contracts it."""
 
@@ -32,8 +32,7 @@ class Factor(Generic[V]):
     weight: V
 
 
-@dataclass(frozen=True, slots=True)
-class Layer(Generic[V]):
+class Layer(Struct, Generic[V], frozen=True):
     """Sublayers of one transformer layer, and the norms before them."""
 
     flow: Dataflow[V]

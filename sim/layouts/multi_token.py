@@ -11,8 +11,9 @@ values it caches; each further proposal is a pass of one token (SGLang, vLLM). M
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from sim.errors import LayoutError
 from sim.layouts.dataflow import V

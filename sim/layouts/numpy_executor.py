@@ -7,11 +7,11 @@ computes. Looped collective matmuls run piece by piece over the very schedules t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from sim.collectives.loop import closes, form_around
 from sim.errors import LayoutError

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.layouts.sharding import Sharded
 from sim.specs.uses import Axes
@@ -15,8 +14,7 @@ from sim.topology.mesh import mesh_positions
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Shards:
+class Shards(Struct, frozen=True):
     """A tensor with each chip's real shard, [chips] arrays of `tensor.local_shape`."""
 
     tensor: Sharded

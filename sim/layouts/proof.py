@@ -7,10 +7,10 @@ single chip. The tests of this package prove that the executor itself is right.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import replace
 from math import prod
 
 import numpy as np
+from msgspec.structs import replace
 from pydantic import TypeAdapter
 
 from sim.errors import InputError

@@ -18,16 +18,17 @@ In ladder the all-reduce of a sublayer does not depend on the next sublayer, and
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Generic
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.layouts.dataflow import V
 from sim.layouts.experts import Sent, apply_experts, choose_experts, dispatch_tokens, exchange_of, shared_under_combine
 from sim.layouts.layer import Layer
 
 
-@dataclass(frozen=True, slots=True)
-class Stream(Generic[V]):
+class Stream(Struct, Generic[V], frozen=True):
     """Residual stream between two layers, and the outputs that are still to be added to it."""
 
     x: V

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from math import ceil, prod
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.errors import LayoutError
 from sim.specs import DTYPE_BYTES
 from sim.specs.uses import Axes, named
 
 
-@dataclass(frozen=True, slots=True)
-class Dim:
+class Dim(Struct, frozen=True):
     """One dimension: its letter, its full size, and the mesh axes that split it, outermost first."""
 
     name: str
@@ -26,8 +27,7 @@ class Dim:
     axes: Axes = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Sharded:
+class Sharded(Struct, frozen=True):
     """A logical tensor over a mesh."""
 
     dims: tuple[Dim, ...]

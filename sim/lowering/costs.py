@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim import units
 from sim.errors import InputError
@@ -41,8 +42,7 @@ _QUERY_TILE = 64
 """Query vectors of a tile of a fused attention kernel: rows of a matrix instruction of Hopper, as in FlashMLA."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attended:
+class Attended(Struct, frozen=True):
     """Queries of a fused attention kernel and the positions that they see."""
 
     queries: float
@@ -53,8 +53,7 @@ class Attended:
     """Positions that a query sees, on average."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """Work of one operation on one chip."""
 
     flops: float
@@ -86,8 +85,7 @@ class Work:
         return self.flops / (2 * rows * self.columns)
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """Time of one launch on one chip and its parts, s."""
 
     compute_s: float
@@ -238,8 +236,7 @@ def launch(
     return Occupancy(resource, busy_ps + added_ps, yields_ppm=yields_ppm), Labels(**columns)
 
 
-@dataclass(frozen=True, slots=True)
-class _TiledMatmul:
+class _TiledMatmul(Struct, frozen=True):
     """One matmul, or several of one shape."""
 
     rows: tuple[float, ...]
@@ -252,8 +249,7 @@ class _TiledMatmul:
     """Most parts that a sum may be cut into."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Multiprocessors:
+class _Multiprocessors(Struct, frozen=True):
     """Multiprocessors of a chip, with their combined rates."""
 
     count: int

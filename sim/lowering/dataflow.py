@@ -8,9 +8,10 @@ arrival of its shard, and the next shard moves under it (Pope et al. section 3.5
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from sim.collectives.loop import closes
 from sim.layouts import sharding

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim import units
 from sim.collectives import schedule
@@ -25,8 +25,7 @@ from sim.topology.graph import Topology
 from sim.topology.mesh import joined
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(Struct, frozen=True):
     """A sharded tensor and the tasks that produce it."""
 
     tensor: Sharded

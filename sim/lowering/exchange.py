@@ -5,12 +5,13 @@ A step's layers and a single exchange (`sim.studies.bench.exchange`) are made of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.collectives.exchange import ExchangeSpec, exchange
 from sim.collectives.schedule import Schedule, Timing
@@ -29,8 +30,7 @@ Floats = npt.NDArray[np.float64]
 Way = Literal["dispatch", "combine"]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """One collective of an exchange; the next begins when it has ended."""
 
     kind: str
@@ -40,8 +40,7 @@ class Part:
     """Messages; None for the machine's own algorithm of this kind."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenExchange:
+class TokenExchange(Struct, frozen=True):
     """Chips that send tokens to their experts and get the outputs back."""
 
     topology: Topology

@@ -8,10 +8,9 @@ boxes do not divide the groups.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.errors import InputError
 from sim.specs.experts import ExpertsLayout, ExpertsSpec
@@ -20,8 +19,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Placement:
+class Placement(Struct, frozen=True, eq=False):
     """Places of experts and their copies. A place is chip x slots + slot."""
 
     copies: Ints

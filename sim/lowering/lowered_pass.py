@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
+
+from msgspec import Struct, field
 
 from sim.layouts.sharding import Sharded
 from sim.lowering.work import AttentionWork
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from sim.program.batches import Batches
 
 
-@dataclass(frozen=True, slots=True)
-class StageLayers:
+class StageLayers(Struct, frozen=True):
     """Consecutive layers of a forward pass, those of one stage."""
 
     first_layer: int
@@ -34,8 +34,7 @@ class StageLayers:
         return cls(0, layers, is_first=True, is_last=True)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class LoweredPass:
+class LoweredPass(Struct, frozen=True):
     """Tasks and memory of one forward pass of all simulated layers, or of all requests of a pipeline."""
 
     program: Program

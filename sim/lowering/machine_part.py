@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.program import Ids
 from sim.topology.graph import Topology, find_reducer
@@ -13,8 +14,7 @@ from sim.topology.group import group_of
 from sim.topology.mesh import mesh_groups, mesh_of_pieces, mesh_without
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MachinePart:
+class MachinePart(Struct, frozen=True, eq=False):
     """Chips of a machine and the links between them."""
 
     chips: Ids

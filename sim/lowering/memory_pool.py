@@ -12,7 +12,7 @@ and the compute stream waits for the copy before the fetched layer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from sim import units
 from sim.lowering.emitter import Emitter
@@ -24,8 +24,7 @@ NAMES = ("fetch", "evict")
 """Ops of the two copies."""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolLink:
+class PoolLink(Struct, frozen=True):
     """Link to the memory that holds the layers, one direction."""
 
     bandwidth: float

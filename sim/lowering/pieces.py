@@ -13,9 +13,10 @@ is not: those are no single matmul.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from math import prod
+
+from msgspec import Struct
 
 from sim.layouts import sharding
 from sim.layouts.collective_matmul import sums_of_pieces
@@ -142,8 +143,7 @@ def scattered_sum_pieces(
     return pieces
 
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
+class Gathered(Struct, frozen=True):
     """A fused matmul with weights that are gathered."""
 
     factors: Factors

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import replace
 from math import gcd, prod
 from operator import ge
+
+from msgspec.structs import replace
 
 from sim import topology
 from sim.errors import InputError, suggest

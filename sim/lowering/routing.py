@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import csv
 import functools
-from dataclasses import dataclass, replace
 from math import exp, lgamma
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.errors import InputError
 from sim.lowering.expert_placement import place_experts
@@ -35,8 +36,7 @@ _CHUNK = 4096
 """Tokens that are drawn at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
+class Split(Struct, frozen=True):
     """Chips that exchange tokens for their experts."""
 
     sources: int
@@ -53,8 +53,7 @@ class Split:
     """Tokens of a source in the whole batch, which choose their experts together; 0 if it has one part."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Routing:
+class Routing(Struct, frozen=True, eq=False):
     """Rows of one layer's dispatch. A row is a token's vector of d_model."""
 
     pairs: Floats

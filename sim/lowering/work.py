@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.errors import LayoutError
 from sim.layouts import sharding
@@ -20,8 +22,7 @@ TOP_K = (("softmax", 1, 1), ("top k", 2, 0), ("masked softmax", 1, 1), ("draw", 
 """Kernels of drawing from the k largest of 32-bit logits: name, and how often they read and write all of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionWork:
+class AttentionWork(Struct, frozen=True):
     """Work of attention on one chip, by the length of the cache."""
 
     cached: float
@@ -116,8 +117,7 @@ class AttentionWork:
         return Work(*work, self.queries / self.products, columns, self.products)
 
 
-@dataclass(frozen=True, slots=True)
-class AttendedPart:
+class AttendedPart(Struct, frozen=True):
     """Rows of a pass that attend in a kernel of their own."""
 
     suffix: str
@@ -150,8 +150,7 @@ def attended_parts(workload: Workload) -> tuple[AttendedPart, ...]:
     return decoding, AttendedPart(" of chunks", chunk.rows, rows, chunk.tokens, chunk.context + chunk.tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Expansion:
+class Expansion(Struct, frozen=True):
     """Matmul of the cached latent vectors of one chip's sequences with the weights of its heads' keys and values, and
     the copy that puts a head's keys beside those with the position, which all heads share.
 
@@ -286,8 +285,7 @@ def through_memory(size: float, on_chip: float | None) -> float:
     return size if on_chip is None else max(0.0, size - on_chip)
 
 
-@dataclass(frozen=True, slots=True)
-class MatmulKernels:
+class MatmulKernels(Struct, frozen=True):
     """How the matmuls of a pass take their operands."""
 
     on_chip: float | None = None
@@ -343,8 +341,7 @@ def matmul_work(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class GroupedMatmul:
+class GroupedMatmul(Struct, frozen=True):
     """Matmuls of several experts in one launch: rows of each with weights of its own, [inner, columns]."""
 
     inner: int

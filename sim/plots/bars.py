@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.plots.colours import HELD_COLOUR, OP_COLOURS, PALETTE
 from sim.plots.style import add_legend, figure_width, points, text_width
@@ -41,8 +41,7 @@ _ON_PATH: dict[str, Any] = {"facecolor": "none", "edgecolor": DARK, "linewidth":
 _HATCHED: dict[str, Any] = {"facecolor": "none", "edgecolor": DARK, "linewidth": 0.0, "hatch": "//////"}
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
+class Panel(Struct, frozen=True):
     """Axes that show start .. end (ps) of a program, with time counted from `start`."""
 
     axes: Axes

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.plots.bars import LABELS_IN, WIDTH_IN, Panel, draw_held, draw_shares, draw_spans
 from sim.plots.colours import PALETTE
@@ -28,8 +28,7 @@ _LINE = 0.45
 """Height of each further line of a header."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChipLanes:
+class ChipLanes(Struct, frozen=True):
     """Lanes of chips that are drawn as one."""
 
     title: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from sim.report import critical_path as critical
 from sim.report.ops import WAIT
@@ -97,8 +97,7 @@ LOAD_STEPS = [
 """Ten steps of that colour map."""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """Colour and hatch of a part of a step; no two parts of one bar share both, unless they mean the same."""
 
     colour: str

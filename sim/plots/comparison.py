@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.plots.bars import WIDTH_IN, Panel, draw_legend
 from sim.plots.chip_lanes import IN_AROUND, IN_PER_ROW, ChipLanes, fill_panel, panel_height
@@ -31,8 +31,7 @@ _LEAST_MARKED = 0.12
 """Share of the axis from which the difference of two times has room for its text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(Struct, frozen=True):
     """One of the two runs: its name and a pass of it."""
 
     name: str
@@ -40,8 +39,7 @@ class Side:
     topology: Topology
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
+class _Shown(Struct, frozen=True):
     """A side with what is drawn of it."""
 
     side: Side

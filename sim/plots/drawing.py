@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from sim import units
 from sim.plots.colours import PALETTE
@@ -22,8 +23,7 @@ NAME_PT, LEAST_NAME_PT = 7.0, LEAST_POINTS
 """Size of the names of nodes at full scale, and the smallest that is read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """A curve through `points` in a colour of the palette."""
 
     points: tuple[Point, ...]
@@ -40,8 +40,7 @@ class Line:
     """The same of the opposite direction, where one line stands for both."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """A chip (round), or a switch or socket (a box)."""
 
     at: Point
@@ -63,8 +62,7 @@ class Node:
         return names_fit([self.label], 2 * (self.half_width or self.size), scale)
 
 
-@dataclass(frozen=True, slots=True)
-class Drawing:
+class Drawing(Struct, frozen=True):
     """Lines, nodes over them, and what the legend and the title say."""
 
     lines: Sequence[Line]

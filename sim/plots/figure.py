@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from sim.plots.colours import PALETTE, SERIES_COLOURS
 from sim.plots.style import add_legend, add_title, is_narrow, new_figure, points, shared_style
@@ -28,8 +30,7 @@ _MOST_TICKS, _NARROW_TICKS = 12, 6
 """Up to so many values on the x axis are all named."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """One series, in order of x; nan where there is no value."""
 
     label: str
@@ -44,16 +45,14 @@ class Line:
     """Predictions of a user's own by name, x and y."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """A vertical line that is named above the axes."""
 
     x: float
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class Crossing:
+class Crossing(Struct, frozen=True):
     """Point at which another line becomes the best of all."""
 
     x: float
@@ -63,8 +62,7 @@ class Crossing:
     after: str
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
+class Chart(Struct, frozen=True):
     """Contents of a figure, in the units of its labels."""
 
     title: str

@@ -6,7 +6,8 @@ An axis of size 1 has no links and takes no room.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from sim.plots.colours import PALETTE
 from sim.plots.drawing import Drawing, Line, Node, Point, describe_link

@@ -5,10 +5,10 @@ Colours run from light to dark (viridis, reversed), which also colour-blind read
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
 from sim.plots.colours import LOAD_COLOURS
 from sim.plots.drawing import Line

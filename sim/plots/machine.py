@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from sim.plots import grid, node_link
 from sim.plots.drawing import Drawing, Point
@@ -20,8 +20,7 @@ _ASIDE = 0.055
 """Distance of a direction from the middle of its link, where neighbours are 1 apart."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """One direction of the links between two nodes."""
 
     points: tuple[Point, ...]
@@ -30,8 +29,7 @@ class Segment:
     """A wraparound, of which only the beginning is drawn."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Load:
+class Load(Struct, frozen=True, eq=False):
     """Load of each link of a whole machine, [links]."""
 
     utilisation: Floats

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from sim.plots.drawing import Drawing
 from sim.plots.style import SMALL, TITLE, figure_width, new_figure, points, shared_style, wrap
@@ -19,8 +20,7 @@ _EDGE_IN, _TOP_IN, _LINE_EM = 0.15, 0.12, 1.45
 """Distance of text from the left and the upper edge, and height of a line of text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """Room that a figure has around its drawing, inches."""
 
     right: float = 0.0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.plots.colours import PALETTE, SERIES_COLOURS
 from sim.plots.style import (
@@ -33,8 +35,7 @@ _LABELS = 0.13
 _RING: dict[str, Any] = {"facecolors": "none", "edgecolors": PALETTE["black"], "linewidths": 1.1, "s": 60}
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+class Spot(Struct, frozen=True):
     """One choice."""
 
     x: float
@@ -44,8 +45,7 @@ class Spot:
     """Its number, which is its marker's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """A layout: all its choices, those of them that no other of its own beats, by x, and published points."""
 
     label: str
@@ -54,8 +54,7 @@ class Line:
     published: tuple[Spot, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
+class Chart(Struct, frozen=True):
     """Contents of the figure, in the units of its labels."""
 
     title: str

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
 
 from sim.lowering.costs import hbm_rate, matmul_rate, roofline_s
 from sim.plots.colours import PALETTE
@@ -52,8 +52,7 @@ _AXES_IN = ((3.6, 3.6), (2.7, 2.7))
 """About the width and height of the axes, which are known only when all is drawn, and of those of a narrow figure."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(Struct, frozen=True):
     """An operation of the critical chip, all its occurrences together."""
 
     op: str

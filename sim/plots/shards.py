@@ -7,10 +7,11 @@ number hold the same shards.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.layouts.sharding import Sharded
 from sim.plots.drawing import Drawing
@@ -31,8 +32,7 @@ _PALE = 0.55
 """How much white is in the colours, so that numbers are legible on them."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Panel:
+class _Panel(Struct, frozen=True):
     """Tensors that are split over the same mesh axes."""
 
     title: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from sim.plots.colours import PALETTE, PART_LOOKS
 from sim.plots.style import add_legend, add_title, figure_width, new_figure, points, shared_style, text_width, wrap
@@ -28,8 +29,7 @@ _NAMES = 0.34
 _POINTS = 8.0
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(Struct, frozen=True):
     """Parts of a step, s, by name, and what it keeps in a chip's memory."""
 
     label: str

@@ -6,11 +6,11 @@ Chips that do the same at the same times are drawn once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
 from sim.plots.bars import DARK, WIDTH_IN, Panel, draw_legend
 from sim.plots.chip_lanes import (

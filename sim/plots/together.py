@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
 
 from sim.plots.bars import DARK, WIDTH_IN, Panel, draw_legend, draw_shares, draw_spans
 from sim.plots.colours import PALETTE
@@ -32,8 +32,7 @@ _MOST_SPANS = 150
 _BINS = 300
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class JobTrace:
+class JobTrace(Struct, frozen=True, eq=False):
     """A job as it is drawn."""
 
     name: str
@@ -44,8 +43,7 @@ class JobTrace:
     alone_ps: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Row:
+class _Row(Struct, frozen=True, eq=False):
     """A row of a panel: lanes, the mean of which is drawn where there are several."""
 
     label: str

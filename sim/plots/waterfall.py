@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from sim.plots.colours import CHANGE_COLOURS, PALETTE
 from sim.plots.style import (
@@ -38,8 +39,7 @@ _LETTERS = 72
 """Letters in a line of a reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
+class _Columns(Struct, frozen=True):
     """Places of what stands in a row, inches from the left edge of the figure."""
 
     width: float
@@ -77,8 +77,7 @@ _FAR = 2.2
 _DIM = "#555555"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """A line of the figure: a bar from `start_s` to `end_s`, or a header without one."""
 
     kind: str

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from sim.program.columns import Floats, Ids, Ints
 from sim.units import PS_PER_S
 
 
-@dataclass(frozen=True, slots=True)
-class StagePass:
+class StagePass(Struct, frozen=True):
     """Pass of one batch or micro-batch through one stage."""
 
     request: int
@@ -22,8 +21,7 @@ class StagePass:
     """[chips of the stage] tasks that end the pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batches:
+class Batches(Struct, frozen=True):
     """All batches in the program of a pipeline."""
 
     parts: int

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.errors import InputError
 from sim.program.columns import COLUMNS, DTYPES, FULL_PPM, Ids, Ints, Kind, Program, Skipped, renumber
@@ -15,8 +16,7 @@ MOST_TASKS = 20_000_000
 """Largest number of tasks of a program: four times a collective on 4,096 chips that differ, some gigabytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Occupancy:
+class Occupancy(Struct, frozen=True):
     """Resource that each of n tasks holds and how long; every field is a scalar or [n]."""
 
     resource: npt.ArrayLike = -1
@@ -30,8 +30,7 @@ class Occupancy:
     yields_ppm: npt.ArrayLike = FULL_PPM
 
 
-@dataclass(frozen=True, slots=True)
-class Waits:
+class Waits(Struct, frozen=True):
     """Tasks that each of n tasks waits for."""
 
     deps: Sequence[npt.NDArray[np.integer]] = ()
@@ -53,8 +52,7 @@ class Waits:
         return given.sum(axis=1, dtype=np.int64), table[given]
 
 
-@dataclass(frozen=True, slots=True)
-class Labels:
+class Labels(Struct, frozen=True):
     """Facts about n tasks that reports and plots read and the engine does not; every field is a scalar or [n]."""
 
     peer: npt.ArrayLike = -1
@@ -127,7 +125,7 @@ class ProgramBuilder:
             "follows": waits.follows,
             "poll_ps": waits.poll_ps,
         }
-        values |= {name: getattr(record, name) for record in (occupancy, labels) for name in record.__slots__}
+        values |= {name: getattr(record, name) for record in (occupancy, labels) for name in record.__struct_fields__}
         for name in COLUMNS:
             column = np.empty(n, dtype=DTYPES.get(name, np.int32))
             column[:] = values[name]

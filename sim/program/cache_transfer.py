@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from sim.program.columns import Ids
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CacheTransfer:
+class CacheTransfer(Struct, frozen=True, eq=False):
     """Chips of a transfer, and the op of its messages."""
 
     op: str

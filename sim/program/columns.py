@@ -9,11 +9,12 @@ bytes, flops, collective); the engine never does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 Ids = npt.NDArray[np.int32]
 """Task ids, commonly one per chip."""
@@ -50,8 +51,7 @@ Period = tuple[int, int]
 """(copy after which the copies that were left out follow, period D in ps)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(Struct, frozen=True):
     """Copies of a repeated block that a program leaves out."""
 
     start: int
@@ -73,8 +73,7 @@ class Skipped:
         return {"layer": self.layers, "collective": self.collectives, "follows": self.size}
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Program:
+class Program(Struct, frozen=True):
     """All N tasks of one simulation, immutable. Row i of a flat list is flat[offset[i]:offset[i+1]]."""
 
     resources: tuple[str, ...]
@@ -166,7 +165,7 @@ class Program:
         """Returns True if both have the same tasks, to the byte."""
         return all(
             np.array_equal(mine, theirs) if isinstance(mine, np.ndarray) else mine == theirs
-            for mine, theirs in ((getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
+            for mine, theirs in ((getattr(self, name), getattr(other, name)) for name in self.__struct_fields__)
         )
 
     def unroll(self) -> Program:
@@ -257,5 +256,5 @@ def _with_copies(program: Program, block: Skipped) -> Program:
         program,
         deps=deps,
         dep_offset=dep_offset,
-        **columns,  # type: ignore[arg-type]
+        **columns,
     )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.program.columns import Floats, Ints
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ExpertRows:
+class ExpertRows(Struct, frozen=True, eq=False):
     """Rows of one layer with experts, of all parts of the batch; every such layer of a pass has the same."""
 
     sent: Floats

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.program.columns import Ints, Program
 from sim.units import CLOCK_S, PS_PER_S
@@ -14,8 +13,7 @@ TIMES = np.dtype([("ready", np.int64), ("start", np.int64), ("free", np.int64), 
 """One row per task, ps: dependencies ended (or head arrived); resource taken; released; message arrived."""
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True, repr=False, eq=False)
-class Trace:
+class Trace(Struct, frozen=True, eq=False, weakref=True):
     """Times of every task of a program."""
 
     program: Program

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.report.headline import to_html
 from sim.units import format_seconds
@@ -22,8 +23,7 @@ class FormKind(Enum):
     PER_SUBLAYER = "closed form, per sublayer"
 
 
-@dataclass(frozen=True, slots=True)
-class ClosedForm:
+class ClosedForm(Struct, frozen=True):
     """Times of all steps by formulas, seconds."""
 
     latency_s: float
@@ -73,7 +73,7 @@ def add_forms(forms: Sequence[ClosedForm]) -> ClosedForm:
         names = {name: None for terms in all_terms for name in terms}
         return {name: sum(terms.get(name, 0.0) for terms in all_terms) for name in names}
 
-    return dataclasses.replace(
+    return replace(
         forms[0],
         latency_s=sum(form.latency_s for form in forms),
         terms=add_terms([form.terms for form in forms]),

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.program import Ids, Ints, Kind
 from sim.program.trace import Trace
@@ -54,8 +54,7 @@ _HELD = {Kind.LAUNCH: OP_OVERHEAD, Kind.EVENT: CALL, Kind.COPY: COPY}
 """Cause of the time that a task holds its resource, for kinds that neither compute nor send."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Path:
+class Path(Struct, frozen=True, eq=False):
     """The segments of the path, [n] each, in order of time; each begins where the one before ends."""
 
     task: Ints
@@ -75,8 +74,7 @@ class Path:
         return self.end - self.start
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """Part of the step that is attributed to one cause, operation or link."""
 
     name: str
@@ -97,8 +95,7 @@ class Share:
         return {"name": self.name, **figures, "chips": list(self.chips)}
 
 
-@dataclass(frozen=True, slots=True)
-class Shares:
+class Shares(Struct, frozen=True):
     """Attribution of the step. `causes` add up to it to the picosecond, and so do `ops` and `chips`."""
 
     step_ps: int
@@ -174,8 +171,7 @@ def _walk_back(trace: Trace) -> Path:
     return Path(*times, *(np.array(column, dtype=np.bool_) for column in columns[3:]))  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Releases:
+class _Releases(Struct, frozen=True, eq=False):
     """Releases of resources, in order of (resource, time)."""
 
     trace: Trace
@@ -249,8 +245,7 @@ def attribute_step(trace: Trace, topology: Topology, roles: Mapping[int, str] | 
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Parts:
+class _Parts(Struct, frozen=True, eq=False):
     """Parts of the path, [n] each."""
 
     code: npt.NDArray[np.integer]

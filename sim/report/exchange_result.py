@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import asdict
 
-@dataclass(frozen=True, slots=True)
-class ExchangeResult:
+
+class ExchangeResult(Struct, frozen=True):
     """One row of the table."""
 
     way: str

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from sim.closed_form.expert_load import describe_omission, expect_fullest_rows
 from sim.program import ExpertRows, Floats, Ints
@@ -15,8 +14,7 @@ from sim.specs import Scenario
 from sim.units import PS_PER_S
 
 
-@dataclass(frozen=True, slots=True)
-class TokenExchange:
+class TokenExchange(Struct, frozen=True):
     """Dispatch or combine of tokens: bytes of one layer, times of one step on the critical chip."""
 
     way: str
@@ -46,8 +44,7 @@ class TokenExchange:
         return self.exposed_s / self.time_s if self.time_s else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class ExpertsReport:
+class ExpertsReport(Struct, frozen=True):
     """Rows that the experts of one layer multiply, and the exchange of tokens."""
 
     rows_mean: float

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from sim.program import Ids, Ints
 from sim.program.trace import Trace
@@ -13,8 +13,7 @@ from sim.report.lanes import Lane
 from sim.report.spans import Spans
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Flows:
+class Flows(Struct, frozen=True, eq=False):
     """Messages of one link that arrive in a collective that is shown; every column is [messages]."""
 
     position: Ints
@@ -32,8 +31,7 @@ class Flows:
     end_ps: Ints
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Receivers:
+class Receivers(Struct, frozen=True, eq=False):
     """Collectives of the shown chips, in the order of `key`; every column but the last is [collectives]."""
 
     chips: int

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.program import FULL_PPM, Floats, Ints, Kind
 from sim.program.trace import Trace
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from sim.report.critical_path import Path
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lane:
+class Lane(Struct, frozen=True, eq=False):
     """One row of a timeline: spans that never overlap, by start."""
 
     kind: Literal["path", "compute", "collectives", "copies", "link"]
@@ -35,8 +34,7 @@ class Lane:
     """True for collectives that copy engines carry out, without a kernel."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class Held(Struct, frozen=True, eq=False):
     """Multiprocessors of a chip that collectives keep busy."""
 
     time_ps: Ints
@@ -220,8 +218,7 @@ def _mixed(columns: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.uint64]
     return value
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerTimes:
+class LayerTimes(Struct, frozen=True, eq=False):
     """Layers on a chip in order of time: once each, in a pipeline once for every batch."""
 
     edges: Ints

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from sim.program import Floats
 from sim.report.critical_path import link_class
 from sim.topology.graph import Topology
 
 
-@dataclass(frozen=True, slots=True)
-class KindLoad:
+class KindLoad(Struct, frozen=True):
     """Links of one kind during a step."""
 
     kind: str

@@ -6,14 +6,14 @@ each what that phase's layout stores; the larger of the two must fit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import floor
+
+from msgspec import Struct
 
 from sim.specs import Scenario
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(Struct, frozen=True):
     """Bytes on the fullest chip."""
 
     weights_bytes: float

@@ -13,11 +13,12 @@ chip
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.program import CacheTransfer, ExpertRows, Floats, Ints, Kind, Period, Program
 from sim.program.trace import Trace
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     from sim.program.batches import Batches
 
 
-@dataclass(frozen=True, slots=True)
-class OpMeasure:
+class OpMeasure(Struct, frozen=True):
     """Totals of all occurrences of one op on the critical chip."""
 
     op: str
@@ -64,8 +64,7 @@ class OpMeasure:
         return self.exposed_s / self.count
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Measures:
+class Measures(Struct, frozen=True, eq=False):
     """Figures of one trace, seconds and bytes, with one entry per chip or per link."""
 
     makespan_s: float
@@ -89,8 +88,7 @@ class Measures:
     """Names of the links with the most busy time; all that tie. Empty when nothing was sent."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PassTrace:
+class PassTrace(Struct, frozen=True, eq=False):
     """Trace of one simulated pass, and how to read it."""
 
     trace: Trace
@@ -169,8 +167,7 @@ def sum_on_links(measured: PassTrace, tasks: npt.NDArray[np.bool_]) -> tuple[Int
     return busy_ps, sent
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Activity:
+class _Activity(Struct, frozen=True, eq=False):
     """Activity of the chips and links in one trace."""
 
     program: Program

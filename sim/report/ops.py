@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.program import Kind, Program
 
@@ -39,8 +39,7 @@ WAIT = "wait"
 _NAME = re.compile(r"(?P<collective>\w+)(\((?P<over>[^()]*)\))?\s*(?P<operand>.*)")
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+class Op(Struct, frozen=True):
     """Parts of an op's name."""
 
     group: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import fsum
+
+from msgspec import Struct
 
 from sim.report.metrics import Measures, OpMeasure
 from sim.units import LEAST_SHOWN_S, format_seconds
@@ -13,8 +14,7 @@ _LEAST = 1e-3
 """Smallest slowdown worth a note, as a share of the pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(Struct, frozen=True):
     """A part of the critical chip's time, and the reason why an overlap makes it longer."""
 
     name: str

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sim.report.metrics import OpMeasure
 
 
-@dataclass(frozen=True, slots=True)
-class OpSaving:
+class OpSaving(Struct, frozen=True):
     """Time of one op's occurrences on the critical chip, with and without padding; seconds."""
 
     op: str
@@ -22,8 +22,7 @@ class OpSaving:
         return self.padded_s - self.packed_s
 
 
-@dataclass(frozen=True, slots=True)
-class Padding:
+class Padding(Struct, frozen=True):
     """Pass without padding beside the same pass with padding."""
 
     padded_rows: int

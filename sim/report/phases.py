@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+
+from msgspec.structs import replace
 
 from sim.report.closed_form import add_forms
 from sim.report.pipeline import combine_pipelines
@@ -41,7 +42,7 @@ def combine_phases(scenario: Scenario, prefill: Report, decode: Report, notes: S
     )
     forms = [phase.closed_form for phase in (prefill, decode) if phase.closed_form]
     busier = max(prefill, decode, key=lambda phase: phase.links.utilisation)
-    return dataclasses.replace(
+    return replace(
         decode,
         simulated=Simulated(
             latency_s=latency_s,

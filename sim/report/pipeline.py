@@ -10,9 +10,9 @@ without a batch, which is its bubble. On every stage
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from sim.closed_form import pipeline as formulas
 from sim.program import Floats
@@ -22,8 +22,7 @@ from sim.specs import PipelineSpec, Scenario
 from sim.units import PS_PER_S
 
 
-@dataclass(frozen=True, slots=True)
-class StageBatch:
+class StageBatch(Struct, frozen=True):
     """One batch, or micro-batch, on one stage, ps."""
 
     request: int
@@ -37,8 +36,7 @@ class StageBatch:
     """Time at which the last rank is done with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class StageReport:
+class StageReport(Struct, frozen=True):
     """Figures of one stage, seconds."""
 
     layers: int
@@ -57,8 +55,7 @@ class StageReport:
     """Idle share of the total, 0 to 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Passes:
+class Passes(Struct, frozen=True):
     """Figures of one forward pass of every request: the prefill, or one decode step; seconds."""
 
     phase: str
@@ -93,8 +90,7 @@ class Passes:
         return sum(stage.bubble for stage in self.stages) / len(self.stages)
 
 
-@dataclass(frozen=True, slots=True)
-class PipelineReport:
+class PipelineReport(Struct, frozen=True):
     """Figures of whole requests through stages: a prefill, all decode steps, or both; seconds."""
 
     schedule: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from sim.closed_form.memory_pool import max_layers, stall_per_group
 from sim.program import Floats, Ints, Kind
@@ -20,8 +20,7 @@ Series = tuple[Floats, Floats]
 """Step function: times (s) and bytes from then on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(Struct, frozen=True):
     """Memory pool in one pass; seconds, bytes per chip."""
 
     to: str

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from sim.report.metrics import Measures
 from sim.specs import Scenario
 
 
-@dataclass(frozen=True, slots=True)
-class ProposalsReport:
+class ProposalsReport(Struct, frozen=True):
     """Multi-token prediction in one step."""
 
     tokens: int

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field, to_builtins
 
 from sim.closed_form import pope
 from sim.report.closed_form import ClosedForm
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 _LINKS_NAMED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Simulated:
+class Simulated(Struct, frozen=True):
     """Simulated figures. Times other than latencies are of one step on the critical chip, seconds.
 
     For a prefill and decode steps together they are of all steps, and `step_s` is their mean.
@@ -64,8 +63,7 @@ class Simulated:
     idle_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     """A published latency, seconds, and how far the simulation is from it."""
 
     value: float
@@ -75,8 +73,7 @@ class Published:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class LinkLoad:
+class LinkLoad(Struct, frozen=True):
     """Load of the links in one step."""
 
     busiest: tuple[str, ...]
@@ -92,8 +89,7 @@ class LinkLoad:
     """Bytes over all links; a message counts on every hop."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFigures:
+class ModelFigures(Struct, frozen=True):
     """Parameters and cache of a model with experts or latent attention, all layers."""
 
     parameters: float
@@ -113,8 +109,7 @@ class ModelFigures:
         return cls(float(model.counted_parameters), float(model.active_parameters), cached)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Report:
+class Report(Struct, frozen=True):
     """All figures of a run."""
 
     scenario: str
@@ -229,7 +224,6 @@ class Report:
             wall_s: wall-clock time of the run, for a terminal. Leave it out of files: without it the same scenario
                 always gives the same bytes.
         """
-        plain = dataclasses.asdict
         closed_form = None
         if self.closed_form:
             differences = {
@@ -237,8 +231,8 @@ class Report:
                 "per_axis_over_paper": self.difference_of_forms,
             }
             closed_form = self.closed_form.to_dict() | differences
-        memory = plain(self.memory) | {"fits": self.memory.fits, "excess_bytes": self.memory.excess_bytes}
-        memory |= {"pool": plain(self.pool) if self.pool else None}
+        memory = to_builtins(self.memory) | {"fits": self.memory.fits, "excess_bytes": self.memory.excess_bytes}
+        memory |= {"pool": to_builtins(self.pool) if self.pool else None}
         engine: dict[str, Any] = {
             "tasks": self.tasks,
             "layers_simulated": self.layers_simulated,
@@ -246,24 +240,24 @@ class Report:
             "shortcuts": list(self.shortcuts),
         }
         parts: dict[str, Any] = {"plugin_forms": dict(self.plugin_forms)} if self.plugin_forms else {}
-        parts |= {"model": plain(self.model)} if self.model else {}
-        parts |= {"experts": plain(self.experts)} if self.experts else {}
-        parts |= {"kv_transfer": plain(self.transfer)} if self.transfer else {}
-        parts |= {"proposals": plain(self.proposals)} if self.proposals else {}
+        parts |= {"model": to_builtins(self.model)} if self.model else {}
+        parts |= {"experts": to_builtins(self.experts)} if self.experts else {}
+        parts |= {"kv_transfer": to_builtins(self.transfer)} if self.transfer else {}
+        parts |= {"proposals": to_builtins(self.proposals)} if self.proposals else {}
         return parts | {
             "scenario": self.scenario,
             "topology": {"name": self.machine, "chips": self.chips},
-            "simulated": plain(self.simulated) | {"critical_chip": self.critical_chip},
+            "simulated": to_builtins(self.simulated) | {"critical_chip": self.critical_chip},
             "closed_form": closed_form,
             "difference": self.difference,
-            "published": plain(self.published) if self.published else None,
+            "published": to_builtins(self.published) if self.published else None,
             "memory": memory,
-            "links": plain(self.links),
-            "ops": [plain(op) | {"exposed_each_s": op.exposed_each_s, "bound": op.bound} for op in self.ops],
-            "padding": plain(self.padding) | {"saved": self.padding.saved} if self.padding else None,
-            "pipeline": plain(self.pipeline) if self.pipeline else None,
-            "spread": plain(self.spread) if self.spread else None,
-            "waiting": plain(self.waiting) if self.waiting else None,
+            "links": to_builtins(self.links),
+            "ops": [to_builtins(op) | {"exposed_each_s": op.exposed_each_s, "bound": op.bound} for op in self.ops],
+            "padding": to_builtins(self.padding) | {"saved": self.padding.saved} if self.padding else None,
+            "pipeline": to_builtins(self.pipeline) if self.pipeline else None,
+            "spread": to_builtins(self.spread) if self.spread else None,
+            "waiting": to_builtins(self.waiting) if self.waiting else None,
             "phases": [phase.to_dict() for phase in self.phases],
             "rests_on": self.rests_on.to_dict() if self.rests_on else None,
             "notes": list(self.notes),

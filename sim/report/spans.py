@@ -5,11 +5,11 @@ A span is half open, [start, end), whole picoseconds. Everything works on column
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.program import Floats, Ints, Kind
 from sim.program.trace import Trace
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 Tasks = npt.NDArray[np.integer]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Spans:
+class Spans(Struct, frozen=True, eq=False):
     """n spans; `lane` is a chip, or a position in `Topology.links`."""
 
     task: Tasks
@@ -208,7 +207,7 @@ def outside(spans: Spans, end: int) -> Spans:
     lanes, first = np.unique(spans.lane, return_index=True)
     whole = Spans(spans.task[first], lanes, np.zeros(len(lanes), dtype=np.int64), np.full(len(lanes), end))
     pieces = [minus(whole.of_lane(lane), union(spans.of_lane(lane))) for lane in lanes.tolist()]
-    return Spans(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in Spans.__dataclass_fields__))
+    return Spans(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in Spans.__struct_fields__))
 
 
 def coverage(spans: Spans, bins: Ints) -> Floats:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, to_builtins
 
 from sim.program import Kind
 from sim.program.batches import Batches
@@ -26,8 +25,7 @@ ASSUMPTION = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class JobTimes:
+class JobTimes(Struct, frozen=True):
     """Times of all passes of a job, seconds; but for `time_s` and `link_wait_s` on its critical chip."""
 
     time_s: float
@@ -39,8 +37,7 @@ class JobTimes:
     """Time that messages wait for links, mean over the chips of the sum over their messages."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobReport:
+class JobReport(Struct, frozen=True):
     """One job alone on its chips, and together with the others."""
 
     name: str
@@ -59,8 +56,7 @@ class JobReport:
         return self.together.time_s / self.alone.time_s
 
 
-@dataclass(frozen=True, slots=True)
-class SharedLink:
+class SharedLink(Struct, frozen=True):
     """A link that several jobs use."""
 
     name: str
@@ -70,8 +66,7 @@ class SharedLink:
     """Busy time / time until the last of these jobs ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class TogetherReport:
+class TogetherReport(Struct, frozen=True):
     """Report of several jobs on one machine."""
 
     name: str
@@ -110,10 +105,10 @@ class TogetherReport:
                 "phase": job.phase,
                 "passes": job.passes,
                 "chips": list(job.chips),
-                "alone": dataclasses.asdict(job.alone),
-                "together": dataclasses.asdict(job.together),
+                "alone": to_builtins(job.alone),
+                "together": to_builtins(job.together),
                 "slow_down": job.slow_down,
-                "memory": dataclasses.asdict(job.memory),
+                "memory": to_builtins(job.memory),
             }
             for job in self.jobs
         ]
@@ -122,9 +117,9 @@ class TogetherReport:
             "topology": {"name": self.machine, "chips": self.chips},
             "time_s": self.time_s,
             "jobs": jobs,
-            "shared_links": [dataclasses.asdict(link) for link in self.shared_links],
+            "shared_links": [to_builtins(link) for link in self.shared_links],
             "shared_chips": list(self.shared_chips),
-            "memory": dataclasses.asdict(self.memory) | {"fits": self.memory.fits},
+            "memory": to_builtins(self.memory) | {"fits": self.memory.fits},
             "notes": list(self.notes),
         }
 

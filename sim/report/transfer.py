@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from sim.program import Kind
 from sim.report.metrics import PassTrace, sum_on_links
 from sim.units import PS_PER_S
 
 
-@dataclass(frozen=True, slots=True)
-class TransferReport:
+class TransferReport(Struct, frozen=True):
     """Transfer of the cache of all layers."""
 
     senders: int

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from sim.program import Ints, Kind, Period, Program
 from sim.program.trace import Trace
@@ -14,8 +14,7 @@ from sim.shortcuts import periodic
 from sim.units import PS_PER_S
 
 
-@dataclass(frozen=True, slots=True)
-class OpWaiting:
+class OpWaiting(Struct, frozen=True):
     """Collectives of one name, seconds: the mean over all chips of the sum over one step."""
 
     op: str
@@ -25,8 +24,7 @@ class OpWaiting:
     """Time in the collective after that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """Time of chips in collectives whose last peer has not entered yet, in one step; seconds."""
 
     ops: tuple[OpWaiting, ...]

@@ -7,10 +7,11 @@ simulation tells.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.engine import simulate
 from sim.program import Kind, Program
@@ -25,8 +26,7 @@ _MOST_OPS = 8
 """Number of operations and collectives tried by name: those with the largest shares of the path."""
 
 
-@dataclass(frozen=True, slots=True)
-class WhatIf:
+class WhatIf(Struct, frozen=True):
     """One part made free."""
 
     name: str

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, to_builtins
 
 if TYPE_CHECKING:
     from sim.report.present.bottlenecks import Bottlenecks
     from sim.report.present.explanation import Explanation
 
 
-@dataclass(frozen=True, slots=True)
-class Analysis:
+class Analysis(Struct, frozen=True):
     """Explanations and bottlenecks of the phases of a run; None for what was not asked for."""
 
     explanations: Sequence[Explanation] | None = None
@@ -28,4 +28,4 @@ class Analysis:
         """Returns the content of explain.json, None without `--explain`."""
         if self.explanations is None:
             return None
-        return [asdict(each) for each in self.explanations]
+        return [to_builtins(each) for each in self.explanations]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 
 from sim.results.analysis import Analysis
 from sim.results.scratch import replacing_file
@@ -32,8 +32,7 @@ BY_DEFAULT = (*FIGURES, "waterfall")
 ALL_FIGURES = (*PHASE_FIGURES, "waterfall")
 
 
-@dataclass(frozen=True, slots=True)
-class FigureForm:
+class FigureForm(Struct, frozen=True):
     """Form of the figures of a command."""
 
     formats: tuple[str, ...] = ("png",)

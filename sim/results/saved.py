@@ -12,18 +12,18 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
-from pydantic_core import from_json
+import msgspec
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
+from pydantic import ValidationError
 
 from sim import __version__
 from sim.errors import InputError
 from sim.program import trace_file
 from sim.results.analysis import Analysis
-from sim.results.readable import Readable
 from sim.results.scratch import keep
 from sim.specs.load import plugin_files
 
@@ -45,14 +45,14 @@ _LARGEST_JSON_BYTES = 2**26
 """Largest size of a JSON file; assumed, 1,000 times that of the largest shipped scenario."""
 
 
-class Entry(Readable):
+class Entry(Struct, frozen=True):
     """One file of the results."""
 
-    size_bytes: Annotated[int, Field(ge=0)]
+    size_bytes: Annotated[int, Meta(ge=0)]
     sha256: str
 
 
-class Sealed(Readable):
+class Sealed(Struct, frozen=True):
     """Origin of a folder of results; its file holds a hash of itself."""
 
     version: str
@@ -60,7 +60,7 @@ class Sealed(Readable):
     """The scenario's file; None where it was no file."""
 
 
-class Manifest(Sealed):
+class Manifest(Sealed, frozen=True):
     """Origin of the results of a run, and their files by name."""
 
     settings: list[str]
@@ -70,9 +70,9 @@ class Manifest(Sealed):
     """Those that are read back."""
     written: list[str]
     """Names of all files and folders that this program wrote, exports and figures drawn later included."""
-    chips: list[int] = Field(default_factory=list)
+    chips: list[int] = field(default_factory=list)
     """Chips of `--chip`."""
-    plugins: dict[str, str] = Field(default_factory=dict)
+    plugins: dict[str, str] = field(default_factory=dict)
     """Hash of the text of each plugin, by name."""
 
 
@@ -80,8 +80,7 @@ T = TypeVar("T")
 S = TypeVar("S", bound=Sealed)
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(Struct, frozen=True):
     """A folder of results, of which the manifest has been checked."""
 
     folder: Path
@@ -89,17 +88,17 @@ class Saved:
 
     def report(self) -> SavedReport:
         """Reads report.json. Raises InputError if it is not what was written."""
-        from sim.results.saved_report import REPORT
+        from sim.results.saved_report import SavedReport
 
-        return self._json("report.json", REPORT)
+        return self._json("report.json", SavedReport)
 
     def explanations(self) -> list[Explanation] | None:
         """Explanations of the phases; None where the run had none. Raises InputError."""
         if "explain.json" not in self.manifest.files:
             return None
-        from sim.results.saved_report import EXPLANATIONS
+        from sim.report.present.explanation import Explanation
 
-        explanations = self._json("explain.json", EXPLANATIONS)
+        explanations = self._json("explain.json", list[Explanation])
         for each in explanations:
             if not 0 < each.ideal_at <= len(each.bars):
                 got = f"ideal_at {each.ideal_at} of {len(each.bars)} bars"
@@ -138,11 +137,11 @@ class Saved:
             raise damage_error(path, "other content")
         return path
 
-    def _json(self, name: str, model: TypeAdapter[T]) -> T:
+    def _json(self, name: str, model: type[T]) -> T:
         try:
-            return model.validate_json(_small(self.check(name)))
-        except ValidationError as error:
-            raise damage_error(self.folder / name, _first(error)) from None
+            return msgspec.json.decode(_small(self.check(name)), type=model)
+        except msgspec.MsgspecError as error:
+            raise damage_error(self.folder / name, str(error)) from None
 
 
 def damage_error(path: Path, got: str) -> InputError:
@@ -150,8 +149,7 @@ def damage_error(path: Path, got: str) -> InputError:
     return InputError("must be what `sim run` wrote", where=str(path), got=got, hint=_AGAIN)
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Origin of the results of a run, as a manifest holds it."""
 
     source: str | None
@@ -252,7 +250,7 @@ def note_written(folder: Path, paths: Iterable[Path]) -> None:
     names = {path.relative_to(folder).parts[0] for path in paths}
     if names - set(manifest.written):
         written = sorted(names.union(manifest.written))
-        write_sealed(folder / "manifest.json", manifest.model_copy(update={"written": written}))
+        write_sealed(folder / "manifest.json", replace(manifest, written=written))
 
 
 def resolve_scenario(scenario: Scenario) -> dict[str, Any]:
@@ -275,14 +273,14 @@ def open_folder(folder: Path) -> Saved:
 
 def write_sealed(path: Path, content: Sealed) -> None:
     """Writes a JSON file that holds a hash of itself."""
-    data = content.model_dump(mode="json")
+    data = msgspec.to_builtins(content)
     path.write_text(json.dumps({"sha256": _digest(data)} | data, indent=2) + "\n", encoding="utf-8")
 
 
 def read_sealed(path: Path, model: type[S]) -> S:
     """Reads what `write_sealed` wrote. Raises InputError if the file is damaged or of another version."""
     try:
-        data = from_json(_small(path))
+        data = msgspec.json.decode(_small(path))
     except InputError:
         raise
     except (OSError, ValueError) as error:
@@ -296,9 +294,9 @@ def read_sealed(path: Path, model: type[S]) -> S:
     if expected != _digest(data):
         raise damage_error(path, "other content")
     try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise damage_error(path, _first(error)) from None
+        return msgspec.convert(data, model)
+    except msgspec.ValidationError as error:
+        raise damage_error(path, str(error)) from None
 
 
 def restore_results(saved: Saved) -> Run:

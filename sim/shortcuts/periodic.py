@@ -21,10 +21,10 @@ the full program follow from those of the simulated part and of the part with on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from sim.program import Ints, Period, Program, Skipped
 from sim.program.trace import Trace

@@ -8,9 +8,8 @@ picosecond as in the engine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from sim.engine import MIN_RATE_PPM
 from sim.program import FULL_PPM, Ints
@@ -22,8 +21,7 @@ _START, _FREE, _END = 1, 2, 3
 """Columns of TIMES."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SlowedTasks:
+class SlowedTasks(Struct, frozen=True, eq=False):
     """Tasks that run below the full rate at some time, with at most W rate changes each."""
 
     tasks: Ints
@@ -44,8 +42,7 @@ class SlowedTasks:
         return done
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RateChanges:
+class RateChanges(Struct, frozen=True, eq=False):
     """Rate changes that happen while each task runs. Rows are numbered by task ids."""
 
     changes: Ints

@@ -15,10 +15,9 @@ ready time has started; and, for the same reason, tasks that are ready at the st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.program import Ints, Program
 from sim.program.trace import Trace
@@ -27,8 +26,7 @@ from sim.shortcuts.rate_changes import LONGEST_PS, RateChanges, SlowedTasks, ren
 Bools = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TaskOrder:
+class TaskOrder(Struct, frozen=True, eq=False):
     """Order in which the tasks of a trace took each resource.
 
     Inside, tasks are numbered level by level; tasks of a level wait only for earlier levels, and N means none. A *row*
@@ -95,8 +93,7 @@ class TaskOrder:
         return result, kept
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Level:
+class _Level(Struct, frozen=True, eq=False):
     """Tasks that do not wait for each other."""
 
     tasks: slice

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from sim.program import COLUMNS, Ids, Ints, Kind, Program
 from sim.program.trace import TIMES, Trace

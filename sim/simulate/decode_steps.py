@@ -10,11 +10,12 @@ simulated.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.lowering.costs import Work, launch_columns
 from sim.program import Ints, Program
@@ -33,8 +34,7 @@ _TASK_STEPS = 2**20
 """Tasks x steps computed at once: columns of 8 MiB."""
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
+class Steps(Struct, frozen=True):
     """Steps one after the other."""
 
     times_s: tuple[float, ...] = ()
@@ -125,8 +125,7 @@ def _launch_columns(simulated_pass: Simulated, work: Work) -> Mapping[str, float
     return launch_columns(simulated_pass.topology.chip, work, simulated_pass.scenario.workload.activations)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Followers:
+class _Followers(Struct, frozen=True, eq=False):
     """Steps whose tasks run in the order of one that was simulated."""
 
     simulated_pass: Simulated

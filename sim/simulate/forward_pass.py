@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.engine import simulate
 from sim.lowering.lower import lower
@@ -32,8 +34,7 @@ _KEPT = (4, 16, 64)
 """Copies of a layer that are simulated before the next larger number is tried, until layers are in steady state."""
 
 
-@dataclass(frozen=True, slots=True)
-class Simulated:
+class Simulated(Struct, frozen=True):
     """Simulated pass: its tasks, their times, and the shortcuts that were used."""
 
     scenario: Scenario

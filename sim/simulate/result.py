@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.lowering.lower import lower
 from sim.lowering.lowered_pass import LoweredPass
@@ -31,8 +32,7 @@ def describe_settings(settings: Sequence[str]) -> str:
     return f"with {', '.join(settings)}" if settings else ""
 
 
-@dataclass(frozen=True, repr=False)
-class Pass:
+class Pass(Struct, frozen=True, dict=True):
     """One forward pass: the prefill, or the decode step of mean cache length."""
 
     scenario: Scenario
@@ -154,8 +154,7 @@ class Pass:
         return memory_over_time(self.trace, self.topology.representative_of(chip), used_bytes, pool.layer_bytes)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Run:
+class Run(Struct, frozen=True):
     """Result of a run: a pass per phase, and the report of all steps."""
 
     scenario: Scenario

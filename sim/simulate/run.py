@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.closed_form.plugin_forms import check_bounds, predict_plugin_forms
 from sim.lowering.placement import dealt_pass, describe_mesh, describe_unused_chips, describe_unused_links
@@ -230,8 +231,7 @@ def _overlap_notes(scenario: Scenario, simulated: Simulated) -> tuple[str, ...]:
     return explain_slower_overlap(scenario.overlap, scenario.workload.phase, *measures)
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenPhase:
+class WrittenPhase(Struct, frozen=True):
     """Saved figures of one phase of a run."""
 
     latency_s: float

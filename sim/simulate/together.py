@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim import topology as machines
 from sim.engine import simulate
@@ -30,8 +32,7 @@ from sim.topology.mesh import mesh_of_pieces
 from sim.units import format_count
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """One scenario of several that run together."""
 
     scenario: Scenario
@@ -41,8 +42,7 @@ class Job:
     """Prefills, or decode steps, one after the other."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class JobRun:
+class JobRun(Struct, frozen=True, eq=False):
     """A job on its part of the machine."""
 
     name: str
@@ -58,8 +58,7 @@ class JobRun:
         return f"JobRun({self.name} on {self.group.machine!r})"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class TogetherRun:
+class TogetherRun(Struct, frozen=True, eq=False):
     """Result of several jobs on one machine."""
 
     machine: Topology

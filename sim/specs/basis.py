@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, get_args
 
+from msgspec import Struct
 from pydantic import BaseModel
 
 from sim.specs import Basis, Fraction, Scenario, Sourced
@@ -13,8 +13,7 @@ from sim.specs import Basis, Fraction, Scenario, Sourced
 _SHARE: type[Any] = Sourced[Fraction]
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(Struct, frozen=True):
     """One number whose file says how it came about."""
 
     field: str
@@ -29,8 +28,7 @@ class Constant:
     """The chip, or software and chip, that it was found on; empty where it is this one, or where no file says."""
 
 
-@dataclass(frozen=True, slots=True)
-class RestsOn:
+class RestsOn(Struct, frozen=True):
     """The software of a scenario, and the constants of machine and software that its result depends on."""
 
     stack: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sim.specs.chip import ChipSpec
 from sim.specs.experts import ExpertsLayout
@@ -14,8 +15,7 @@ Held = tuple[tuple[str, ...], int]
 """(field, multiprocessors)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Excess:
+class Excess(Struct, frozen=True):
     """A kernel that holds more multiprocessors than its chip has."""
 
     field: tuple[str, ...]

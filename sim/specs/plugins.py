@@ -11,9 +11,10 @@ import functools
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
+
+from msgspec import Struct
 
 from sim.errors import InputError
 
@@ -23,8 +24,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class Plugin:
+class Plugin(Struct, frozen=True):
     """A file or module that was loaded."""
 
     name: str
@@ -46,8 +46,7 @@ SESSION = Plugin("", Path(), "this session", "")
 """Owner of what a script or notebook registers by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(Struct, frozen=True):
     plugin: Plugin
     places: tuple[tuple[dict[str, Any], str], ...]
     about: str

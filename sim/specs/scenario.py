@@ -1,8 +1,8 @@
 """One experiment."""
 
-from dataclasses import replace
 from typing import Annotated, Self
 
+from msgspec.structs import replace
 from pydantic import Field, ValidationError, model_validator
 
 from sim.errors import guess

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from sim.specs.base import Strict
 from sim.specs.experts import RoutingSpec
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from sim.specs.exchange import ExchangeInputs
 
 
-@dataclass(frozen=True, slots=True)
-class DealtPass:
+class DealtPass(Struct, frozen=True):
     """A scenario of one phase, and the mesh axes that its layout deals to uses."""
 
     scenario: Scenario

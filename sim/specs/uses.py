@@ -8,7 +8,8 @@ prefill and decode can differ without moving weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 Axes = tuple[str, ...]
 """Names of mesh axes, outermost first."""
@@ -19,8 +20,7 @@ def named(axes: Iterable[str]) -> str:
     return "".join(axis if len(axis) == 1 else f"[{axis}]" for axis in axes)
 
 
-@dataclass(frozen=True, slots=True)
-class Uses:
+class Uses(Struct, frozen=True):
     """Use of each mesh axis."""
 
     d_model: Axes = ()

@@ -7,9 +7,11 @@ options that share it: those of one software on one chip. A share stays at most 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.errors import InputError
 from sim.simulate.latency import latency_s
@@ -21,8 +23,7 @@ FACTORS = (0.5, 2.0)
 MOVED: tuple[Basis, ...] = ("carried", "assumed")
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(Struct, frozen=True):
     """One of the options."""
 
     name: str
@@ -31,8 +32,7 @@ class Option:
     """Score, smaller is better; proportional to the latency of an option."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """A constant that decides which option wins."""
 
     field: str
@@ -52,8 +52,7 @@ class Change:
         return f"{how} ({self.basis}) makes {self.winner} win, by {self.ahead:.1%}"
 
 
-@dataclass(frozen=True, slots=True)
-class Sensitivity:
+class Sensitivity(Struct, frozen=True):
     """Effect of each constant on the order of the options."""
 
     winner: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any
+
+from msgspec import Struct
 
 from sim import topology
 from sim.specs import AxisSpec, LinkSpec, TopologySpec
@@ -17,8 +18,7 @@ _MOST_AXES = 4
 """Axes of a torus that are reordered and merged: 75 ways for four, 541 for five."""
 
 
-@dataclass(frozen=True, slots=True)
-class Factorisation:
+class Factorisation(Struct, frozen=True):
     """A mesh over some chips of a machine."""
 
     label: str

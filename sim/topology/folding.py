@@ -6,10 +6,10 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from math import prod
 
 import numpy as np
+from msgspec.structs import replace
 
 from sim.topology.graph import Folding, Int32s, Link, Topology
 from sim.topology.rings import find

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
+from msgspec.structs import force_setattr, replace
 
 from sim import units
 from sim.errors import InputError
@@ -23,8 +24,7 @@ from sim.topology.paths import Way, shortest, widest
 Int32s = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """One direction of one link: a resource of the engine."""
 
     index: int
@@ -45,14 +45,15 @@ class Link:
     medium: Medium = "nvlink"
     cables: int = 1
     """Number of parallel cables that form the link."""
-    network: NetworkSpec | None = field(default=None, repr=False, compare=False)
+    network: NetworkSpec | None = None
     """NCCL's costs of messages over a link of medium `net`."""
-    nominal_bandwidth: float = field(default=0.0, repr=False, compare=False)
+    nominal_bandwidth: float = 0.0
     """Bytes/s, one direction, of the data sheet; 0 where it is not known."""
-    latency_ps: int = field(init=False, repr=False, compare=False)
+    latency_ps: int = 0
+    """`latency_s` on the clock of the simulation."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "latency_ps", units.to_ps_or_more(self.latency_s))
+        force_setattr(self, "latency_ps", units.to_ps_or_more(self.latency_s))
 
     @property
     def is_below_nominal(self) -> bool:
@@ -64,8 +65,7 @@ class Link:
         return units.to_ps_or_more(size / self.bandwidth)
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
+class Axis(Struct, frozen=True):
     """One axis of the wiring: of a torus, or `g` for all chips that routes join."""
 
     name: str
@@ -74,8 +74,7 @@ class Axis:
     """True if the axis closes onto itself after `size` hops (wrapped and not twisted)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Software:
+class Software(Struct, frozen=True):
     """Software that communicates on a machine."""
 
     collective_overhead_s: float
@@ -89,8 +88,7 @@ class Software:
     """Rates of kernels on multicast memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class SwitchReduction:
+class SwitchReduction(Struct, frozen=True):
     """Switches that add up and multicast."""
 
     enabled: bool = False
@@ -100,8 +98,7 @@ class SwitchReduction:
     """Switch that only adds up and multicasts: no message from chip to chip takes its links."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Failures:
+class Failures(Struct, frozen=True, eq=False):
     """Links that carry nothing. They stay in `Topology.links`, so that numbers and names stay the same."""
 
     links: frozenset[int] = frozenset()
@@ -109,8 +106,7 @@ class Failures:
     """The machine with all its links."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Folding:
+class Folding(Struct, frozen=True, eq=False):
     """Representation of a machine by a few of its chips (`sim.topology.folding`)."""
 
     machine: Topology
@@ -126,8 +122,7 @@ class Folding:
 _NO_FAILURES = Failures()
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Topology:
+class Topology(Struct, frozen=True, eq=False):
     """Nodes, links and routes of one machine.
 
     Chips are numbered 0 .. chips-1, row-major over `axes` (the last axis varies fastest); other nodes follow.
@@ -140,19 +135,19 @@ class Topology:
     """Names of all nodes, chips first."""
     links: tuple[Link, ...]
     software: Software
-    ways_of: Callable[[Topology, int, int], tuple[Way, ...]] = field(repr=False)
+    ways_of: Callable[[Topology, int, int], tuple[Way, ...]]
     kind: Literal["torus", "switch", "graph"] = "graph"
     reduction: SwitchReduction = SwitchReduction()
     is_vertex_transitive: bool = False
     """True if all chips are alike: moving every chip by the same step maps the links onto themselves."""
-    failures: Failures = field(default=_NO_FAILURES, repr=False)
-    folding: Folding | None = field(default=None, repr=False)
+    failures: Failures = _NO_FAILURES
+    folding: Folding | None = None
     """Set on a folded machine, whose chips represent all chips of a larger one."""
     unused: tuple[str, ...] = ()
     """Links of the file that are left out, as messages would crowd onto them (`sim.topology.odd_links`)."""
     mesh: tuple[MeshAxis, ...] = ()
     """Logical axes, which number every chip once. Default: the axes of the wiring."""
-    _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict, repr=False)
+    _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         mesh = " x ".join(f"{axis.name}={axis.size}" for axis in self.mesh)
@@ -162,7 +157,7 @@ class Topology:
 
     def __post_init__(self) -> None:
         if not self.mesh:
-            object.__setattr__(self, "mesh", natural_mesh(self.axes))
+            force_setattr(self, "mesh", natural_mesh(self.axes))
 
     @property
     def total_chips(self) -> int:

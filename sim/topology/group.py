@@ -10,18 +10,18 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.topology.folding import numbered_ports, owners
 from sim.topology.graph import Axis, Failures, Int32s, Link, Topology
 from sim.topology.paths import Way, dimension_ordered
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Group:
+class Group(Struct, frozen=True, eq=False):
     """Some chips of a machine, as a machine."""
 
     machine: Topology
@@ -32,8 +32,7 @@ class Group:
     """[links] their numbers in the whole machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Ways:
+class _Ways(Struct, frozen=True):
     """The ways between the chips of a group, by the numbers that links have in it."""
 
     table: dict[tuple[int, int], tuple[Way, ...]]

@@ -24,10 +24,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim import units
 from sim.errors import InputError, suggest
@@ -48,8 +48,7 @@ COLLECTIVES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Coefficients:
+class _Coefficients(Struct, frozen=True):
     """Lower bound as a function of the size."""
 
     s_per_byte: float

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.errors import InputError, suggest
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 Int32s = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
-class MeshAxis:
+class MeshAxis(Struct, frozen=True):
     """One logical axis."""
 
     name: str

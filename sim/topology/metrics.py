@@ -8,9 +8,9 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from sim.errors import InputError
 from sim.topology.graph import Axis, Topology
@@ -25,8 +25,7 @@ EXHAUSTIVE_CHIPS = 10
 """Up to this many chips of a graph every halving is tried (126 of them for 10 chips)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hops:
+class Hops(Struct, frozen=True):
     """Links on the path between two chips."""
 
     average: float
@@ -35,8 +34,7 @@ class Hops:
     """Most hops between any two chips."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bisection:
+class Bisection(Struct, frozen=True):
     """Narrowest cut into two halves with the same number of chips (n//2 and n - n//2 if n is odd)."""
 
     links: int

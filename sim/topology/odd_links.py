@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Set
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from itertools import permutations, product
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.errors import InputError
 from sim.specs import GraphSpec, StackSpec
@@ -39,8 +41,7 @@ _Look = tuple[str, frozenset[tuple[str, int]]]
 """Kind of a node, and how many cables of each type it has."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Routed:
+class _Routed(Struct, frozen=True):
     """A machine on which every chip sends a message to every other."""
 
     machine: Topology

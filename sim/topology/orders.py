@@ -8,7 +8,8 @@ between orders that cost the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sim.topology.graph import Topology
 from sim.topology.paths import Way
@@ -51,8 +52,7 @@ def take(left: Lanes, way: Way, count: int = 1) -> None:
         left[link] -= count
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(Struct, frozen=True):
     """Chips whose order is searched, and the ways between any two of them; None where there is none."""
 
     topology: Topology

@@ -11,7 +11,8 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sim.topology import orders
 from sim.topology.boxes import Adapter, adapters, boxes, direct_ways, network_links
@@ -20,8 +21,7 @@ from sim.topology.orders import MOST_RINGS, Box, Lanes, has_lanes, take
 from sim.topology.paths import Way
 
 
-@dataclass(frozen=True, slots=True)
-class Rail:
+class Rail(Struct, frozen=True):
     """An adapter of every box, in the order in which rings go through the boxes."""
 
     adapters: tuple[Adapter, ...]

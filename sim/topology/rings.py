@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sim.specs import MEDIA, Medium
 from sim.topology import orders, rails
@@ -17,8 +18,7 @@ from sim.topology.paths import Way
 _Ways = Callable[[int, int], Way | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Ring:
+class Ring(Struct, frozen=True):
     """A directed ring of all chips."""
 
     order: tuple[int, ...]
@@ -27,8 +27,7 @@ class Ring:
     """[chips] links from each chip of `order` to the next."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rings:
+class Rings(Struct, frozen=True):
     """All rings that run at once."""
 
     rings: tuple[Ring, ...]

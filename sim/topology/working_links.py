@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.specs import MEDIA
 from sim.topology.graph import Int32s, Topology
@@ -14,8 +14,7 @@ from sim.topology.graph import Int32s, Topology
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WorkingLinks:
+class WorkingLinks(Struct, frozen=True, eq=False):
     """Links that have not failed, in the order of their numbers."""
 
     nodes: int

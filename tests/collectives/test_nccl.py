@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from support.machines import graph
 from support.run_schedule import rounding_s, run, time_s
 from support.shipped_machines import WIRED_DIFFERENTLY, machine, one_of_each_wiring

@@ -1,6 +1,5 @@
 """The engine rule: small stories by hand, then properties over random programs and equality with the slow oracle."""
 
-import dataclasses
 import itertools
 import sys
 import types
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from support.oracle import oracle
 from support.programs import Row, interfering, message, polling, program, programs
 
@@ -65,7 +65,7 @@ def test_a_message_cannot_go_on_from_a_resource_whose_rate_changes(kernel):
     p = message([4, 4], [1, 1], [(5, 0, [], [])])
     slows, ppm = np.array([0, -1, -1], dtype=np.int32), np.array([5, 0, 0], dtype=np.int32)
     with pytest.raises(ValueError, match="cannot follow one"):
-        simulate(dataclasses.replace(p, slows=slows, slow_ppm=ppm), kernel)
+        simulate(replace(p, slows=slows, slow_ppm=ppm), kernel)
 
 
 def test_arrivals_of_one_instant_apply_before_anything_starts():
@@ -82,7 +82,7 @@ def test_a_resourceless_task_of_no_time_passes_its_instant_on():
 
 def test_deadlock_names_the_waiting_tasks():
     good = program([(1, 0, [0], []), (1, 0, [0], [0]), (1, 0, [0], [1])])
-    cyclic = dataclasses.replace(good, deps=np.array([2, 1], dtype=np.int32))
+    cyclic = replace(good, deps=np.array([2, 1], dtype=np.int32))
     with pytest.raises(DeadlockError, match=r"2 tasks never start: task 1 t1 .* waits for 1: task 2 t2"):
         simulate(cyclic)
 
@@ -110,7 +110,7 @@ def test_with_polling_the_engine_equals_the_slow_oracle(p: Program):
 def test_a_polling_task_looks_from_the_end_of_its_first_dependency_on():
     """Task 2 looks at 10, 17, 24, ...: task 1 has ended at 20, so it is ready at 24. Task 3 waits for nothing more."""
     p = program([(10, 0, [0], []), (20, 0, [1], []), (5, 0, [2], [0, 1]), (5, 0, [3], [1, 0])])
-    looking = dataclasses.replace(p, poll_ps=np.array([0, 0, 7, 7], dtype=np.int64))
+    looking = replace(p, poll_ps=np.array([0, 0, 7, 7], dtype=np.int64))
     assert simulate(looking).times["start"].tolist() == [0, 0, 24, 20]
 
 
@@ -121,7 +121,7 @@ def test_a_collective_slows_the_compute_of_its_chip_while_it_is_in_progress():
     """
     rows: list[Row] = [(100, 0, [0], []), (0, 30, [], [4]), (10, 0, [1], [1]), (0, 0, [], [2]), (20, 0, [2], [])]
     p = program(rows)
-    slowing = dataclasses.replace(
+    slowing = replace(
         p,
         slows=np.array([-1, 0, -1, 0, -1], dtype=np.int32),
         slow_ppm=np.array([0, 250_000, 0, -250_000, 0], dtype=np.int32),
@@ -129,7 +129,7 @@ def test_a_collective_slows_the_compute_of_its_chip_while_it_is_in_progress():
     assert simulate(p).times["free"].tolist() == [100, 20, 60, 60, 20]
     assert simulate(slowing).times["free"].tolist() == [110, 20, 60, 60, 20]
     for yields, free in ((0, 100), (500_000, 105), (3_000_000, 130)):  # nothing, an eighth or three quarters is lost
-        other = dataclasses.replace(slowing, yields_ppm=np.array([yields, 0, 0, 0, 0], dtype=np.int32))
+        other = replace(slowing, yields_ppm=np.array([yields, 0, 0, 0, 0], dtype=np.int32))
         assert simulate(other).times["free"].tolist() == [free, 20, 60, 60, 20]
 
 
@@ -171,7 +171,7 @@ def test_makespan_is_at_least_the_critical_path_and_the_busiest_resource(p: Prog
 
 @given(programs(), st.integers(2, 1000))
 def test_scaling_every_duration_scales_every_time(p: Program, k: int):
-    slow = dataclasses.replace(p, busy_ps=p.busy_ps * k, flight_ps=p.flight_ps * k)
+    slow = replace(p, busy_ps=p.busy_ps * k, flight_ps=p.flight_ps * k)
     fast, slowed = simulate(p).times, simulate(slow).times
     assert all((slowed[field] == fast[field] * k).all() for field in ("ready", "start", "free", "end"))
 
@@ -206,7 +206,7 @@ def test_a_slowed_task_that_ends_later_than_the_clock_counts_is_refused():
     p = program([(2**57, 0, [0], []), (0, 0, [], [])])
     slows, ppm = np.array([-1, 0], dtype=np.int32), np.array([0, 999_999], dtype=np.int32)
     with pytest.raises(OverflowError):
-        simulate(dataclasses.replace(p, slows=slows, slow_ppm=ppm))
+        simulate(replace(p, slows=slows, slow_ppm=ppm))
 
 
 # --- numba that is not there, or does not load -----------------------------------------------------------------------

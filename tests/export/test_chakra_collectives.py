@@ -1,11 +1,11 @@
 """Chakra traces of whole collectives: what protobuf reads in them, how large they are, and what their replay takes."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from support import chakra_schema as et
 from support.handmade import two_chips
 from support.selection import release_if

@@ -1,9 +1,9 @@
 """Steps that the sharding algebra refuses, each by itself."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 
 from sim.errors import LayoutError
 from sim.layouts import sharding

@@ -38,7 +38,7 @@ def layers(count: int, *, repeated: bool) -> Program:
 
 def test_repeating_a_layer_gives_the_same_program_as_writing_all_layers():
     tiled, written = layers(5, repeated=True), layers(5, repeated=False)
-    for name in Program.__dataclass_fields__:
+    for name in Program.__struct_fields__:
         assert np.array_equal(getattr(tiled, name), getattr(written, name)), name
 
 

@@ -1,12 +1,12 @@
 """Every algorithm carries out its collective, and the replay that says so catches broken ones."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from support.algorithms import ALGORITHMS, FORMS, ON_ANY_ROUTE, fits
 from support.machines import full_mesh, graph, switch, torus, twisted, two_sockets
 from support.selection import release_if

@@ -1,10 +1,9 @@
 """The compiled engine: to the byte what SimPy and the slow oracle say, on random programs and on whole scenarios."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given
+from msgspec.structs import fields, replace
 from support.oracle import oracle
 from support.programs import interfering, polling, program, programs
 
@@ -53,14 +52,14 @@ def test_more_tasks_than_the_first_slots_hold(p: Program):
     """200 copies side by side, each a little longer: instants by the thousand, all different."""
     copies, resources = 200, len(p.resources)
     k = np.repeat(np.arange(copies, dtype=np.int32), len(p))
-    columns = {f.name: getattr(p, f.name) for f in dataclasses.fields(p)}
+    columns = {f.name: getattr(p, f.name) for f in fields(p)}
     tiled = {n: np.tile(c, copies) for n, c in columns.items() if isinstance(c, np.ndarray) and len(c) == len(p)}
     tiled["busy_ps"] = tiled["busy_ps"] + 7919 * k
     tiled["deps"] = np.concatenate([p.deps + i * len(p) for i in range(copies)])
     tiled["dep_offset"] = np.concatenate(([0], np.cumsum(np.tile(np.diff(p.dep_offset), copies))))
     for name, each in (("resource", resources), ("follows", len(p))):
         tiled[name] = np.where(tiled[name] >= 0, tiled[name] + k * each, np.int32(-1))
-    assert same(dataclasses.replace(p, resources=p.resources * copies, **tiled))
+    assert same(replace(p, resources=p.resources * copies, **tiled))
 
 
 @pytest.mark.parametrize("settings", [[], ["layout.overlap=none"], ["layout.ffn=weight_gathered_xy"]])
@@ -74,7 +73,7 @@ def test_a_scenario_has_the_same_trace(settings):
 def test_a_deadlock_says_the_same(poll_ps: list[int], slow_ppm: list[int]):
     """Tasks 1 and 2 wait for each other, looking from time to time or not; nobody gives back what task 0 took."""
     good = program([(1, 0, [0], []), (1, 0, [0], [0]), (1, 0, [0], [1]), (0, 0, [], [])])
-    cyclic = dataclasses.replace(
+    cyclic = replace(
         good,
         deps=np.array([2, 1], dtype=np.int32),
         poll_ps=np.array(poll_ps, dtype=np.int64),
@@ -94,7 +93,7 @@ def test_what_64_bits_cannot_count_is_left_to_simpy():
     """Work is counted in millionths of a picosecond: 10^13 ps of it are 10^19, more than 2^63."""
     p = program([(10**13, 0, [0], []), (0, 5, [], []), (0, 0, [], [1])])
     slow = {"slows": np.array([-1, 0, 0], dtype=np.int32), "slow_ppm": np.array([0, 500_000, -500_000], dtype=np.int32)}
-    slowed = dataclasses.replace(p, **slow)
+    slowed = replace(p, **slow)
     assert compiled.fits_in_64_bits(p, MIN_RATE_PPM)
     assert not compiled.fits_in_64_bits(slowed, MIN_RATE_PPM)
     assert simulate(slowed, "compiled").makespan_ps == 10**13 + 3  # 5 ps at half the rate

@@ -1,12 +1,12 @@
 """Steps of a generation that follow from one that was simulated are, to the picosecond, what simulating each gives."""
 
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import fields, replace
 from support.programs import interfering, program, programs
 from support.selection import release_if
 
@@ -59,7 +59,7 @@ def decoding(case: str, *lengths: int) -> list[Scenario]:
 
 
 def assert_equal(mine: Program, full: Program) -> None:
-    for field in dataclasses.fields(Program):
+    for field in fields(Program):
         one, other = getattr(mine, field.name), getattr(full, field.name)
         if isinstance(other, np.ndarray):
             assert one.dtype == other.dtype, field.name
@@ -135,7 +135,7 @@ def test_the_report_of_a_generation_says_how_many_steps_were_simulated():
 
 
 def under(p: Program, busy_ps: np.ndarray) -> Trace:
-    return simulate(dataclasses.replace(p, busy_ps=busy_ps))
+    return simulate(replace(p, busy_ps=busy_ps))
 
 
 def served(trace: Trace) -> list[list[int]]:
@@ -205,7 +205,7 @@ def slowed(busy: tuple[int, ...], twice: bool) -> Program:
     slows, ppm = np.full(len(p), -1, dtype=np.int32), np.zeros(len(p), dtype=np.int32)
     slows[4:], ppm[4:] = 0, taken
     yields = np.full(len(p), 1_500_000, dtype=np.int32)
-    return dataclasses.replace(p, slows=slows, slow_ppm=ppm, yields_ppm=yields)
+    return replace(p, slows=slows, slow_ppm=ppm, yields_ppm=yields)
 
 
 @pytest.mark.parametrize("twice", [False, True])

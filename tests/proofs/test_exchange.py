@@ -1,11 +1,11 @@
 """The messages of dispatch and combine carry the rows of chosen experts, and no machine is faster than its links."""
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from support.machines import CHIP, switch, torus
 from support.shipped_machines import machine, one_of_each_wiring
 

@@ -1,10 +1,10 @@
 """Folding: few chips stand for all, to the picosecond, and only where all those are alike."""
 
 import tracemalloc
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from support.covering import differences
 from support.machines import switch, torus, twisted
 from support.pipelines import scenario

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from support.machines import meshed, switch, torus, two_boxes
 from support.run_schedule import time_s
 from support.selection import release_if

@@ -1,11 +1,11 @@
 """Multi-token prediction: on several chips it computes what it computes on one device, written plainly."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from support.machines import switch
 from support.mixtures import LAYERS, OneDevice, model_of, sizes, weights
 from support.transformer import ends, rms_norm

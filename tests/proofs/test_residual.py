@@ -1,9 +1,8 @@
 """Every residual scheme computes its own recurrence: the NumPy executor against plain loops over ranks."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from support import forward_passes
 from support.forward_passes import assert_equal
 from support.machines import switch

@@ -1,6 +1,5 @@
 """Folding and periodicity are exact: every figure of the report is that of the full run, over random scenarios."""
 
-import dataclasses
 import math
 from contextlib import suppress
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import fields
 from support.reports import FULL, both
 
 from sim.engine import simulate
@@ -89,7 +89,7 @@ def test_what_is_left_out_comes_back_as_it_was():
     topology, _, _ = lower_pass(scenario)
     full, part = lower(scenario, topology).program, lower(scenario, topology, keep=3).program
     assert len(part) < len(full) / 4
-    for field in dataclasses.fields(Program):
+    for field in fields(Program):
         mine, other = getattr(part.unroll(), field.name), getattr(full, field.name)
         assert (
             np.array_equal(mine, other) and mine.dtype == other.dtype
@@ -227,7 +227,7 @@ def test_figures_without_the_trace_of_all_layers_are_those_with_it(chosen: list[
         return
     trace, chips = periodic.unroll(found.trace, found.periods), found.topology.chips
     mine, full = measure(found.trace, found.topology, periods=found.periods), measure(trace, found.topology)
-    for field in dataclasses.fields(Measures):
+    for field in fields(Measures):
         assert np.array_equal(getattr(mine, field.name), getattr(full, field.name)), field.name
     assert measure_waiting(found.trace, chips, found.periods) == measure_waiting(trace, chips)
 

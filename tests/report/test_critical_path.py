@@ -1,9 +1,8 @@
 """The critical path: by hand on a timeline that can be drawn on paper, then by its rules on random programs."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
+from msgspec.structs import replace
 from support.handmade import US, ring, two_chips
 from support.programs import interfering, program, programs
 

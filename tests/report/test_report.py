@@ -3,10 +3,10 @@
 import io
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 from support.handmade import two_chips
 from support.selection import each_once

@@ -1,7 +1,8 @@
 """Small machines for tests."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from sim import units
 from sim.specs import GraphSpec, SwitchSpec, TorusSpec

@@ -1,10 +1,10 @@
 """Programs by hand, and random ones: with messages, with interference, with tasks that poll."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sim.program import Kind, Occupancy, Program, ProgramBuilder, Waits
 
@@ -65,7 +65,7 @@ def interfering(draw: st.DrawFn, longest: int = 20) -> Program:
         taken = draw(st.sampled_from([1, 100_000, 333_333, 500_000, 999_999, 1_000_000]))
         ppm[firsts[0]], ppm[second] = taken, -taken
     yields = [draw(st.sampled_from([0, 1_000_000, 1_000_000, 333_333, 6_300_000])) for _ in range(len(p))]
-    return dataclasses.replace(p, slows=slows, slow_ppm=ppm, yields_ppm=np.array(yields, dtype=np.int32))
+    return replace(p, slows=slows, slow_ppm=ppm, yields_ppm=np.array(yields, dtype=np.int32))
 
 
 @st.composite
@@ -77,4 +77,4 @@ def polling(draw: st.DrawFn) -> Program:
 
 def looking(draw: st.DrawFn, p: Program) -> Program:
     period = [draw(st.sampled_from([0, 0, 1, 3, 7])) for _ in range(len(p))]
-    return dataclasses.replace(p, poll_ps=np.array(period, dtype=np.int64))
+    return replace(p, poll_ps=np.array(period, dtype=np.int64))

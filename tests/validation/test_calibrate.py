@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 
 import pytest
 import yaml
+from msgspec.structs import replace
 from support import files
 from support.published import write_rows, write_suite
 

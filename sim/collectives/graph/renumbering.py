@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from sim.collectives.schedule import Algorithm, Int32s, Schedule
 from sim.topology.graph import Topology

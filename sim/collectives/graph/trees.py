@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.collectives.graph.routes import Messages, padded
 from sim.collectives.schedule import Int32s, Payload, Schedule, check_size
@@ -45,8 +45,7 @@ def parents(n: int, tree: int) -> tuple[int, ...]:
     return tuple(back[up] if (up := parent(swap[rank], n)) >= 0 else -1 for rank in range(n))
 
 
-@dataclass(frozen=True, slots=True)
-class _Tree:
+class _Tree(Struct, frozen=True):
     """Chains of a part of the array, and the tree of their heads."""
 
     chains: Int32s

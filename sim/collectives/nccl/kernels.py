@@ -13,8 +13,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.collectives import rooted
 from sim.collectives.fold import folding
@@ -49,8 +51,7 @@ _LINE_BYTES = 8
 """A line of LL. Source: NCCL 2.30, src/include/device.h."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(Struct, frozen=True):
     """One of NCCL's ways to run a collective."""
 
     algorithm: str

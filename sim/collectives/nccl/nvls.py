@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from sim.collectives.graph.routes import Messages
 from sim.collectives.graph.trees import over_boxes, parents
@@ -44,8 +44,7 @@ _TREE_DEPTH = 8
 """Rounds under way over several boxes: the steps of a connection. Source: NCCL 2.30, src/include/device.h."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(Struct, frozen=True):
     """Rounds and chunks into which an array is cut for the switch."""
 
     chunk: float

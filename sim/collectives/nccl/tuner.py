@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.specs import Medium, NcclSpec, Protocol
 
@@ -36,8 +38,7 @@ ALGORITHMS: Mapping[str, tuple[str, ...]] = {
 """Algorithms between which the tuner chooses; CollNet, PAT and NVLS gathers are not modelled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Channels:
+class Channels(Struct, frozen=True):
     """Channels that the search finds."""
 
     count: int
@@ -50,8 +51,7 @@ class Channels:
         return self.count * self.speed
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(Struct, frozen=True):
     """Channels that the search finds for trees."""
 
     medium: Medium
@@ -59,8 +59,7 @@ class Tree:
     channels: Channels
 
 
-@dataclass(frozen=True, slots=True)
-class Fabric:
+class Fabric(Struct, frozen=True):
     """Properties of a machine that the tuner's model uses."""
 
     chips: int

@@ -19,9 +19,9 @@ shortest ways that are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from sim.collectives.schedule import Hop, Int32s, Payload, Schedule, ScheduleBuilder
 from sim.collectives.wiring import WiredAxis, line_axes, positions
@@ -31,8 +31,7 @@ CHUNKS = 32
 """Chunks per tree: filling the pipeline adds about depth/CHUNKS to the time of a long broadcast."""
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(Struct, frozen=True):
     """Links of a tree that are equally far down, of all groups."""
 
     link: Int32s

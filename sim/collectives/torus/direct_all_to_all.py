@@ -16,11 +16,11 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from sim.collectives.graph.routes import store_and_forward
 from sim.collectives.schedule import Hop, Payload, Schedule, ScheduleBuilder, plans_one_chip
@@ -42,8 +42,7 @@ Hops = tuple[int, ...]
 """Signed hops along each axis."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
+class _Target(Struct, frozen=True):
     """A chip some hops away, from any chip."""
 
     offset: Hops
@@ -187,8 +186,7 @@ def _balanced(targets: Sequence[_Target], pieces: int) -> list[list[Hops]]:
 # --- sends -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(Struct, frozen=True):
     """Messages of all chips to targets at one offset."""
 
     axes: tuple[str, ...]

@@ -12,10 +12,10 @@ ready no earlier than they are, and behind them in the queue. Where phases are i
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from sim.collectives.schedule import Int32s, Schedule
 from sim.topology.graph import Topology

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sim.collectives import COLLECTIVES
 from sim.errors import InputError
@@ -23,8 +24,7 @@ from sim.topology.mesh import mesh_positions
 SIMULATED_TYPES = {each: each.name.lower() for each in CollectiveType if each.name.lower() in COLLECTIVES}
 
 
-@dataclass(frozen=True, slots=True)
-class Collective:
+class Collective(Struct, frozen=True):
     """One collective of one group."""
 
     members: tuple[RankNode, ...]
@@ -43,8 +43,7 @@ class Collective:
         return tuple(member.rank for member in self.members)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Matched:
+class Matched(Struct, frozen=True, eq=False):
     """Nodes of all ranks, their parents in the trace, and what they have to do with each other."""
 
     nodes: Mapping[Key, RankNode]

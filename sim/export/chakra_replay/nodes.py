@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sim.errors import InputError
 from sim.export.attributes import Value
@@ -37,8 +38,7 @@ def shorten(name: str) -> str:
     return printable(name if len(name) <= _LONGEST else f"{name[:_LONGEST]} ...")
 
 
-@dataclass(frozen=True, slots=True)
-class RankNode:
+class RankNode(Struct, frozen=True):
     """A node and the rank of its file."""
 
     rank: int

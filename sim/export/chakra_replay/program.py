@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from sim.engine import simulate
 from sim.errors import InputError
@@ -35,8 +36,7 @@ _SHOWN = 8
 """Names that a note lists."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TracedProgram:
+class TracedProgram(Struct, frozen=True, eq=False):
     """The program of the traces of all ranks."""
 
     program: Program
@@ -45,8 +45,7 @@ class TracedProgram:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
+class Replayed(Struct, frozen=True):
     """Time of the traces by cause, and omissions of the traces."""
 
     bottlenecks: Bottlenecks

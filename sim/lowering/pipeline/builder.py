@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from sim import units
 from sim.collectives.emit import ChipMessage, emit_message
@@ -25,8 +25,7 @@ CONTROLLER = "controller"
 """The resource that the controller's calls hold, one after the other."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """Payload that each chip of a stage sends to the chip of the same rank of another stage."""
 
     content: str

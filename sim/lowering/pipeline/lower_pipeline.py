@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from sim.errors import InputError
 from sim.layouts.sharding import ITEM_BYTES

@@ -9,7 +9,8 @@ sequential      a request at a time, one stage at a time
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sim.lowering.pipeline.builder import Message, PipelineBuilder, Tasks
 from sim.lowering.pipeline.requests import Requests
@@ -17,8 +18,7 @@ from sim.program.batches import StagePass
 from sim.specs import PipelineSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """Input of a schedule."""
 
     builder: PipelineBuilder

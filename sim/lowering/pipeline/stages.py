@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.lowering.machine_part import cut_machine
 from sim.lowering.placement import stage_axes, stage_count
@@ -14,8 +14,7 @@ from sim.topology.folding import NotFoldableError, folded, folded_by, numbered_p
 from sim.topology.graph import Folding, Topology
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """A stage of a pipeline."""
 
     index: int

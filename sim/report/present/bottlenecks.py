@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from sim.report.critical_path import Share, Shares
 from sim.report.what_if import WhatIf
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 _ROWS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Bottlenecks:
+class Bottlenecks(Struct, frozen=True):
     """Critical path and what-ifs of a step of a phase, or of the requests of a pipeline."""
 
     phase: str

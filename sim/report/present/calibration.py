@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, field, to_builtins
 
 from sim.report.present.validation import Errors
 from sim.specs.suite import AnyConstant
@@ -23,8 +23,7 @@ _KEPT_IN = {
 """Place of fitted values by kind of suite; the other kinds have `settings`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Direction:
+class Direction(Struct, frozen=True):
     """A change of constants that the rows hardly notice."""
 
     changes: Mapping[str, float]
@@ -33,8 +32,7 @@ class Direction:
     """Root mean square of the log errors after the change, simulated."""
 
 
-@dataclass(frozen=True, slots=True)
-class Determination:
+class Determination(Struct, frozen=True):
     """Determination of the constants of one stage by its rows."""
 
     constants: tuple[str, ...]
@@ -47,8 +45,7 @@ class Determination:
     """Directions that the rows do not determine to a quarter of the range."""
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(Struct, frozen=True):
     """Predicted / published - 1 of the rows of one series, by constants fitted with it and without it."""
 
     series: str
@@ -62,14 +59,13 @@ class Series:
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""
         errors = {
-            "fitted": asdict(Errors.of(self.fitted.values())),
-            "left_out": asdict(Errors.of(self.left_out.values())),
+            "fitted": to_builtins(Errors.of(self.fitted.values())),
+            "left_out": to_builtins(Errors.of(self.left_out.values())),
         }
         return {"series": self.series, "reason": self.reason, **errors, "residuals_left_out": dict(self.left_out)}
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(Struct, frozen=True):
     """Fitted constants and their residuals."""
 
     suite: str
@@ -112,11 +108,11 @@ class Fit:
             "standard_errors": {name: _finite(value) for name, value in self.standard_errors.items()},
             "residuals": dict(self.residuals),
             "settled": self.settled,
-            "in_sample": asdict(self.in_sample),
-            "left_out": asdict(self.all_left_out) if self.all_left_out else None,
+            "in_sample": to_builtins(self.in_sample),
+            "left_out": to_builtins(self.all_left_out) if self.all_left_out else None,
             "series": [each.to_dict() for each in self.series],
             "determinations": [
-                asdict(each) | {"condition_number": _finite(each.condition_number)} for each in self.determinations
+                to_builtins(each) | {"condition_number": _finite(each.condition_number)} for each in self.determinations
             ],
         }
 

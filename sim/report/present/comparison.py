@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, to_builtins
 
 from sim.report.critical_path import Share, Shares
 from sim.report.headline import to_html
@@ -18,8 +19,7 @@ _ROWS, _FIELDS = 12, 20
 """Printed at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(Struct, frozen=True):
     """One item's time on both critical paths, s; 0 if it is on one of them only."""
 
     name: str
@@ -31,8 +31,7 @@ class Term:
         return self.after_s - self.before_s
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseDifference:
+class PhaseDifference(Struct, frozen=True):
     """One step of a phase, or all requests of a pipeline, in both runs.
 
     Each list adds up to the difference to the picosecond.
@@ -53,8 +52,7 @@ class PhaseDifference:
         return f"{self.span}: {describe_speedup(self.before_s, self.after_s)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(Struct, frozen=True):
     """Field that differs between the resolved scenarios; `none` if only one has it."""
 
     name: str
@@ -62,8 +60,7 @@ class Field:
     after: str
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Comparison:
+class Comparison(Struct, frozen=True):
     """Comparison of run B with run A."""
 
     before: str
@@ -104,8 +101,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data, seconds."""
-        phases = [asdict(each) | {"summary": each.summary} for each in self.phases]
-        return asdict(self) | {"phases": phases, "summary": self.summary}
+        phases = [to_builtins(each) | {"summary": each.summary} for each in self.phases]
+        return {**to_builtins(self), "phases": phases, "summary": self.summary}
 
 
 def describe_speedup(before_s: float, after_s: float) -> str:

@@ -4,9 +4,10 @@ terminal."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from sim.report.headline import to_html
 from sim.terminal import plain_console, styled
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 FORMULA = "The paper's formula"
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(Struct, frozen=True):
     """Names of the two closed forms in figures and tables, and their definitions."""
 
     group: str
@@ -51,8 +51,7 @@ PER_SUBLAYER = Words(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(Struct, frozen=True):
     """One forward pass by one model; it differs from the model before in one effect."""
 
     name: str
@@ -62,8 +61,7 @@ class Model:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(Struct, frozen=True):
     """Contribution of one effect to the step."""
 
     name: str
@@ -74,8 +72,7 @@ class Bar:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(Struct, frozen=True):
     """Times and shares of a step as text, in the unit that fits the step."""
 
     step_s: float
@@ -106,8 +103,7 @@ class Scale:
         return f"{0 if abs(share) < 0.05 else share:{sign if abs(share) >= 0.05 else ''}.1f}%"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Explanation:
+class Explanation(Struct, frozen=True):
     """Bars from a formula, the paper's or the usual one, to the simulated step; they add up to it."""
 
     scenario: str

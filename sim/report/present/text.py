@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from sim.report.closed_form import PER_OPERATION
 from sim.report.report import ModelFigures, Report
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from sim.report.waiting import Waiting
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """Rows of text; the first column is text, the others are numbers."""
 
     columns: tuple[str, ...]
@@ -32,8 +32,7 @@ class Table:
     """Warning below the table."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """A sentence or two."""
 
     text: str

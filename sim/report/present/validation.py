@@ -7,11 +7,11 @@ count a second time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, to_builtins
 
 from sim.report.headline import to_html
 from sim.specs.suite import AnySuite, Tolerance
@@ -34,8 +34,7 @@ BANDS = (64 * 2.0**10, 2 * 2.0**20, 64 * 2.0**20)
 """Sizes, bytes, between which the spread of laboratories is given by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """One case and its predictions, in the unit of its metric."""
 
     case_id: str
@@ -86,11 +85,10 @@ class Outcome:
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""
         forms = {name: self.form_error(name) for name in self.forms}
-        return asdict(self) | {"error": self.error, "form_errors": forms}
+        return {**to_builtins(self), "error": self.error, "form_errors": forms}
 
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
+class Ratio(Struct, frozen=True):
     """A rate over that of the baseline in the same setting."""
 
     case_id: str
@@ -122,8 +120,7 @@ class Ratio:
         return self.forms[name] - self.published if name in self.forms else None
 
 
-@dataclass(frozen=True, slots=True)
-class Ordering:
+class Ordering(Struct, frozen=True):
     """Two measurements that differ in one option: how many times faster the one is that was measured faster."""
 
     option: str
@@ -142,8 +139,7 @@ class Ordering:
         return self.simulated > 1
 
 
-@dataclass(frozen=True, slots=True)
-class Errors:
+class Errors(Struct, frozen=True):
     """Absolute errors of the gated cases of one model."""
 
     median: float
@@ -174,8 +170,7 @@ class Errors:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
+class Spread(Struct, frozen=True):
     """Longest over shortest time that laboratories measured of the same collective, over a range of sizes."""
 
     most_bytes: float
@@ -197,8 +192,7 @@ class Spread:
         return cls(most_bytes, float(np.median(ratios)), max(ratios), len(names))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Validation:
+class Validation(Struct, frozen=True):
     """Outcomes of a suite."""
 
     suite: AnySuite
@@ -326,21 +320,21 @@ class Validation:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""
-        forms = {name: asdict(self.form(name)) for name in self.form_names}
+        forms = {name: to_builtins(self.form(name)) for name in self.form_names}
         return {
             "suite": self.suite.name,
             "passes": self.passes,
             "tolerance": self.suite.tolerance.model_dump(),
-            "errors": {"simulated": asdict(self.simulated)} | forms,
+            "errors": {"simulated": to_builtins(self.simulated)} | forms,
             "parts": {name: _of(outcomes) for name, outcomes in self.parts.items()},
             "series": {name: _of(outcomes) for name, outcomes in self.series.items()},
-            "orderings": [asdict(ordering) | {"right": ordering.right} for ordering in self.orderings],
+            "orderings": [to_builtins(ordering) | {"right": ordering.right} for ordering in self.orderings],
             "classes": {
-                name: asdict(errors)
-                | {"ranges": {key: [asdict(each) for each in groups] for key, groups in self.ranges(name).items()}}
+                name: to_builtins(errors)
+                | {"ranges": {key: [to_builtins(each) for each in groups] for key, groups in self.ranges(name).items()}}
                 for name, errors in self.classes.items()
             },
-            "speedups": [asdict(ratio) | {"error": ratio.error} for ratio in self.speedups],
+            "speedups": [to_builtins(ratio) | {"error": ratio.error} for ratio in self.speedups],
             "cases": [outcome.to_dict() for outcome in self.outcomes],
         }
 
@@ -352,4 +346,4 @@ def bias(outcomes: Iterable[Outcome]) -> float:
 
 
 def _of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    return asdict(Errors.of(outcome.error for outcome in outcomes)) | {"bias": bias(outcomes)}
+    return {**to_builtins(Errors.of(outcome.error for outcome in outcomes)), "bias": bias(outcomes)}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from msgspec import to_builtins
 
 from sim.plots import colours
 from sim.plots.drawing import describe_link
@@ -104,7 +104,7 @@ def _phase(part: Pass, explanations: Sequence[Explanation], bottlenecks: Sequenc
 
 def _blocks(blocks: Iterable[text.Block]) -> list[list[dict[str, Any]]]:
     """Returns tables and lines as the terminal prints them."""
-    return [[asdict(part) for part in block] for block in blocks]
+    return [[to_builtins(part) for part in block] for block in blocks]
 
 
 def _stages(part: Pass) -> dict[str, Any] | None:
@@ -164,7 +164,7 @@ def _links(part: Pass, machine: Topology, way: str = "") -> dict[str, Any]:
         for node in drawing.nodes
     ]
     kinds = load_by_kind(machine, load.utilisation, load.bytes, part.makespan_ps / PS_PER_S)
-    return {"nodes": nodes, "lines": lines, "notes": list(drawing.shown), "kinds": [asdict(_kinds(kinds))]}
+    return {"nodes": nodes, "lines": lines, "notes": list(drawing.shown), "kinds": [to_builtins(_kinds(kinds))]}
 
 
 def _experts(part: Pass, machine: Topology) -> dict[str, Any] | None:

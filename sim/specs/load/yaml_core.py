@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from msgspec import Struct, field
 
 MOST_VALUES = 100_000
 """Scalars, lists and mappings of a file, each alias counted in full."""
@@ -56,8 +56,7 @@ def load(text: str) -> Any:
     return builder.document
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(Struct):
     """A list or mapping whose end has not come."""
 
     value: list[Any] | dict[Any, Any]
@@ -71,8 +70,7 @@ class _Open:
     """Merges the mappings of `<<`; keys of the mapping itself win."""
 
 
-@dataclass(slots=True)
-class _Builder:
+class _Builder(Struct):
     """Takes one event after the other."""
 
     document: Any = None

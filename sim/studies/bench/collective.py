@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from math import prod
 from statistics import median
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim import topology as machines
 from sim import units
@@ -40,8 +41,7 @@ MOST_SIMULATED = 2_000_000
 """Number of sends; more take SimPy more than half a minute."""
 
 
-@dataclass(frozen=True, slots=True)
-class CollectiveSpec:
+class CollectiveSpec(Struct, frozen=True):
     """A collective over all groups of a mesh at once."""
 
     collective: str

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim import topology as machines
 from sim import units
@@ -39,8 +40,7 @@ from sim.topology.working_links import WorkingLinks
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class ExchangeCase:
+class ExchangeCase(Struct, frozen=True):
     """A dispatch or a combine between all chips of a machine."""
 
     way: Way

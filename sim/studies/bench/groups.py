@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.closed_form import collectives as closed_form
 from sim.collectives import algorithm_of, schedule
@@ -29,8 +30,7 @@ from sim.topology.lower_bound import lower_bound_of_groups
 Chips = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Grouping:
+class Grouping(Struct, frozen=True):
     """`count` groups of `size` chips each."""
 
     count: int

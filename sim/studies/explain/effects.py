@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import nan
 from typing import Any
+
+from msgspec import Struct
 
 from sim.report.present.explanation import PAPERS, PER_SUBLAYER, Words
 from sim.specs import Scenario
@@ -20,8 +21,7 @@ OVERLAP = "Overlap"
 UNKNOWN = "What formulas do not know"
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(Struct, frozen=True):
     """One field of a scenario at its own value, in place of that of a walk's base."""
 
     name: str
@@ -47,8 +47,7 @@ class Effect:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Walk:
+class Walk(Struct, frozen=True):
     """From a closed form to the simulated step."""
 
     base: Mapping[str, Any]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from math import ceil, prod
+
+from msgspec.structs import replace
 
 from sim.closed_form import pope
 from sim.closed_form.operation_counts import count_operations

@@ -8,7 +8,8 @@ what its links must carry (`sim.topology.lower_bound`); where they are not, all 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sim.closed_form.operation_counts import count_operations
 from sim.closed_form.operations import CollectiveOp, LoopedMatmul, Op, Operation, Sublayer, collective_of
@@ -39,8 +40,7 @@ def min_step_s(scenario: Scenario) -> float:
     return max(in_turn, beside) + waited
 
 
-@dataclass(frozen=True, slots=True)
-class _Bound:
+class _Bound(Struct, frozen=True):
     """The bound of one scenario."""
 
     scenario: Scenario

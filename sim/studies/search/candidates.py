@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, astuple, dataclass, fields
 from typing import Any, Literal, get_args
+
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import astuple, fields
 
 from sim.engine import compiled
 from sim.errors import InputError, suggest
@@ -31,8 +33,7 @@ _USES = ("d_model", "heads", "d_ff", "gather", "batch", "stream", "tokens")
 """How gathered weights are stored moves no other bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """Work that is searched for."""
 
     model: str
@@ -56,7 +57,7 @@ class Work:
         return [
             f"{name}={value if isinstance(value, str | int) else '+'.join(value)}"
             for name, (value, default) in values.items()
-            if default not in (MISSING, value)
+            if default not in (NODEFAULT, value)
         ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from sim import units
 from sim.errors import InputError, suggest
@@ -16,8 +17,7 @@ from sim.units import format_bytes, format_seconds
 _TOKENS, _HOUR_S = 1e6, 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
+class Goal(Struct, frozen=True):
     """Limits and prices that rank candidates."""
 
     max_step_s: float = math.inf

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from sim.lowering.placement import used_chips
 from sim.specs import Scenario, load
@@ -28,8 +29,7 @@ PUBLISHED = "pope"
 """The shipped suite whose measurements stand on the figure."""
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedStep:
+class PublishedStep(Struct, frozen=True):
     """A published step of what was searched."""
 
     topology: str

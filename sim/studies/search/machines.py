@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sim.errors import InputError
 from sim.specs import TopologySpec, load
@@ -15,8 +16,7 @@ Counts = tuple[tuple[int, int], ...]
 """Numbers of chips as ranges, both ends included; one number is a range of itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """Chips to search on."""
 
     topology: str

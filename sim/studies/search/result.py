@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from sim.report.headline import to_html
 from sim.studies.search.candidates import BASE, Phase
@@ -19,8 +20,7 @@ Parts = dict[str, float]
 """Seconds of a step by cause."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class SearchResult:
+class SearchResult(Struct, frozen=True):
     """Candidates of a search and those that meet its goal."""
 
     phase: Phase

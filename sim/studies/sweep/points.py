@@ -6,8 +6,9 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from sim.errors import InputError
 from sim.specs import Scenario
@@ -20,8 +21,7 @@ NO_SWEEP = ("sweep=null", "figure=null")
 """Settings that make of a scenario with a sweep a plain one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(Struct, frozen=True):
     """One combination."""
 
     choices: Mapping[str, str]

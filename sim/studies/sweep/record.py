@@ -27,7 +27,7 @@ _LONGEST_ROW_BYTES = 2**16
 """Largest size of a row; assumed, more than labels, figures and an error of one line take."""
 
 
-class Mark(Sealed):
+class Mark(Sealed, frozen=True):
     """Origin of the rows of a sweep: sweep.json."""
 
     of: str

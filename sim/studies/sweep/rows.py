@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, to_builtins
+from msgspec.structs import fields
 
 from sim.errors import DeadlockError, InputError, internal
 from sim.report.report import Report
@@ -20,8 +20,7 @@ NOTES_SEPARATOR = " | "
 """Between the notes of a row in a table."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(Struct, frozen=True):
     """The quantities a figure may show, for one latency."""
 
     latency_s: float
@@ -35,8 +34,7 @@ class Figures:
     """Chip-seconds per token."""
 
 
-@dataclass(frozen=True, slots=True)
-class PipelineFigures:
+class PipelineFigures(Struct, frozen=True):
     """Figures of a pipeline of stages that serves requests."""
 
     requests_per_s: float
@@ -51,8 +49,7 @@ class PipelineFigures:
     """The same by the algebra of the stages' mean times, where sends are free."""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolFigures:
+class PoolFigures(Struct, frozen=True):
     """Cost of layers in another memory, in one forward pass."""
 
     remote_layers: int
@@ -66,8 +63,7 @@ class PoolFigures:
     """Layers of the largest model of this width that fits."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExchangeFigures:
+class ExchangeFigures(Struct, frozen=True):
     """Exchange of tokens with their experts, in one step."""
 
     dispatch_s: float
@@ -79,8 +75,7 @@ class ExchangeFigures:
     """Bytes of a dispatch that a chip sends to other boxes, on average."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """Results of one point."""
 
     chips: int
@@ -110,8 +105,7 @@ _PARTS: dict[str, tuple[str, type[Any]]] = {
 """Fields of Outcome that hold several figures: what their columns begin with, and the class."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One point and its outcome; exactly one of `outcome` and `error` is there."""
 
     choices: Mapping[str, str]
@@ -122,7 +116,7 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the row as JSON data."""
-        outcome = dataclasses.asdict(self.outcome) if self.outcome else None
+        outcome = to_builtins(self.outcome) if self.outcome else None
         return {"choices": dict(self.choices), "outcome": outcome, "error": self.error, "notes": list(self.notes)}
 
 
@@ -153,11 +147,11 @@ def row_columns(row: Row) -> dict[str, Any]:
 def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
     """Returns column names and values; all None without an outcome."""
     result: dict[str, Any] = {}
-    for field in dataclasses.fields(Outcome):
+    for field in fields(Outcome):
         value = getattr(outcome, field.name, None)
         if field.name in _PARTS:
             prefix, form = _PARTS[field.name]
-            for figure in dataclasses.fields(form):
+            for figure in fields(form):
                 result[prefix + figure.name] = getattr(value, figure.name, None)
         else:
             result[field.name] = value
@@ -167,9 +161,9 @@ def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
 def column_types() -> dict[str, type]:
     """Returns the type of every column: int, float or bool."""
     types: dict[str, type] = {}
-    for field in dataclasses.fields(Outcome):
+    for field in fields(Outcome):
         prefix, form = _PARTS.get(field.name, ("", None))
-        for each in dataclasses.fields(form) if form else (field,):
+        for each in fields(form) if form else (field,):
             types[prefix + each.name] = {"int": int, "bool": bool}.get(str(each.type), float)
     return types
 
@@ -190,10 +184,10 @@ def parse_outcome(texts: Mapping[str, str]) -> Outcome | None:
 
     def part(name: str) -> Any:
         prefix, form = _PARTS[name]
-        values = {field.name: value(prefix + field.name) for field in dataclasses.fields(form)}
+        values = {field.name: value(prefix + field.name) for field in fields(form)}
         return None if all(each is None for each in values.values()) else form(**values)
 
-    names = [field.name for field in dataclasses.fields(Outcome)]
+    names = [field.name for field in fields(Outcome)]
     found = {name: part(name) if name in _PARTS else value(name) for name in names}
     if found["simulated"] is None:
         raise ValueError("an outcome without a latency")

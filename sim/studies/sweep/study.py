@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sim.simulate.result import describe_settings
 from sim.specs import FigureSpec, Scenario, load
@@ -13,8 +14,7 @@ from sim.studies.sweep.points import Point, list_points, settings_of_points, swe
 from sim.studies.sweep.rows import Row
 
 
-@dataclass(frozen=True, slots=True)
-class Study:
+class Study(Struct, frozen=True):
     """A sweep before anything of it is simulated."""
 
     name: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from sim.specs import FigureSpec
 from sim.studies.sweep.chart import line_of, x_of
@@ -64,8 +65,7 @@ def _chosen(axis: str, row: Row) -> str:
     return f"{name_axis(axis)} {row.choices[axis]}" if "." in axis else row.choices[axis]
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
+class _Column(Struct, frozen=True):
     """One figure of an outcome; empty where it has none."""
 
     title: str

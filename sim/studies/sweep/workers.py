@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from asyncio import CancelledError
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sim.errors import InputError, suggest
 from sim.specs import load
@@ -14,8 +15,7 @@ from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row, run_point
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
+class Cluster(Struct, frozen=True):
     """A Dask cluster whose workers have this package and the scenario's file under the same name."""
 
     scheduler: str

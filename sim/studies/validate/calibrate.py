@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from sim.errors import InputError, suggest
 from sim.lowering.placement import used_chips
@@ -49,8 +50,7 @@ _ROUNDING = 1e-3
 Vector = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class _Rows:
+class _Rows(Struct, frozen=True, dict=True):
     """The distinct measurements of a suite, and their simulated errors at settings that were asked for before."""
 
     cases: Sequence[Case]
@@ -74,8 +74,7 @@ class _Rows:
         return np.array([self.errors[place, key] for place in places])
 
 
-@dataclass(frozen=True, slots=True)
-class _Stage:
+class _Stage(Struct, frozen=True):
     """Constants of one stage as found, and the search's Jacobian in shares of the constants' ranges."""
 
     constants: Mapping[str, AnyConstant]

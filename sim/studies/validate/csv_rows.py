@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct
 
 from sim.errors import InputError, suggest
 
@@ -31,8 +32,7 @@ def read_rows(source: Path, case: Callable[[Row], C | None]) -> tuple[C, ...]:
     return cases
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One line of a CSV file; whatever is wrong with a value is an InputError that names the line."""
 
     values: Mapping[str, str]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from sim.lowering.exchange import Way
 from sim.specs import Scenario, load
 from sim.specs.suite import HostTimes
 
 
-@dataclass(frozen=True, slots=True)
-class ScenarioRun:
+class ScenarioRun(Struct, frozen=True):
     """A forward pass, a generation, or a step of training."""
 
     base: str
@@ -31,8 +30,7 @@ class ScenarioRun:
         return load.scenario(self.base, [*self.settings, *settings])
 
 
-@dataclass(frozen=True, slots=True)
-class CollectiveRun:
+class CollectiveRun(Struct, frozen=True):
     """A collective by itself."""
 
     machine: str
@@ -49,8 +47,7 @@ class CollectiveRun:
     """Machine and chips."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExchangeRun:
+class ExchangeRun(Struct, frozen=True):
     """A dispatch or a combine by itself."""
 
     machine: str
@@ -62,8 +59,7 @@ class ExchangeRun:
     """Tokens of a chip."""
 
 
-@dataclass(frozen=True, slots=True)
-class MatmulRun:
+class MatmulRun(Struct, frozen=True):
     """Matmuls in one launch, [rows, inner] x [inner, columns]."""
 
     machine: str
@@ -80,8 +76,7 @@ class MatmulRun:
     """Share of `rows` by which those of the experts of a grouped matmul differ from it; None for equal matmuls."""
 
 
-@dataclass(frozen=True, slots=True)
-class CopyRun:
+class CopyRun(Struct, frozen=True):
     """A copy in a chip's memory."""
 
     machine: str
@@ -92,8 +87,7 @@ class CopyRun:
     """Bytes read and written."""
 
 
-@dataclass(frozen=True, slots=True)
-class OperationRun:
+class OperationRun(Struct, frozen=True):
     """Operations of a forward pass."""
 
     base: str
