@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -55,7 +57,7 @@ CHIPS, MOST_TASKS = 4, 30_000
 chip that has more by itself those in the beginning and at the end."""
 
 _WRITTEN_AT_ONCE = 4096
-"""Events whose text is put together at a time: that of all would take twice as long, most of it to get memory."""
+"""Events whose text is put together at a time, to need no memory for that of all."""
 
 BUSY = "busy with collectives"
 """Counter of the multiprocessors that collectives keep busy."""
@@ -63,6 +65,47 @@ BUSY = "busy with collectives"
 _Lanes = dict[int, list[Lane]]
 _Threads = dict[int, list[int]]
 """Per chip."""
+
+
+class _Slice(Struct, frozen=True, tag_field="ph", tag="X"):
+    cat: str
+    name: str
+    pid: int
+    tid: int
+    ts: float
+    dur: float
+    args: Any
+
+
+class _Counted(Struct, frozen=True, tag_field="ph", tag="C"):
+    name: str
+    pid: int
+    ts: float
+    args: dict[str, float]
+
+
+class _ArrowBegin(Struct, frozen=True, tag_field="ph", tag="s"):
+    pid: int
+    tid: int
+    id: int
+    ts: float
+    cat: str = "send"
+    name: str = "send"
+
+
+class _ArrowEnd(_ArrowBegin, frozen=True, tag="f"):
+    bp: str = "e"
+
+
+_Event = _Slice | _Counted | _ArrowBegin | dict[str, Any]
+_Timed = tuple[Ints, Iterable[_Event]]
+"""Times in ns, and the event at each."""
+
+
+@cache
+def _args(names: tuple[str, ...]) -> Callable[..., Struct]:
+    """Returns the type of a slice's arguments, written with spaces for the underscores of `names`."""
+    return msgspec.defstruct("Args", names, rename=lambda name: name.replace("_", " "))
 
 
 def write(
@@ -93,29 +136,19 @@ def write(
     if gap:
         lanes = {chip: [gap.around(lane) for lane in chip_lanes] for chip, chip_lanes in lanes.items()}
     threads = {chip: _threads(chip_lanes) for chip, chip_lanes in lanes.items()}
-    starts: list[Ints] = []
-    lines: list[str] = []
     hosts = _hosts(trace, lanes, threads) if host_calls else {}
     us = _Microseconds(max((host.lead_ns for host in hosts.values()), default=0))
-    for host in hosts.values():
-        start, texts = _host_events(host, trace.program, us)
-        starts.append(start)
-        lines += texts
-    for start, texts in _events(trace, topology, lanes, threads, hosts, us):
-        starts.append(start)
-        lines += texts
+    timed = [_host_events(host, trace.program, us) for host in hosts.values()]
+    timed += _events(trace, topology, lanes, threads, hosts, us)
     if memory is not None:
-        for chip in chips:
-            start, texts = _counter("memory", "GiB", chip, *_memory(memory(chip), trace.makespan_ps), us)
-            starts.append(start)
-            lines += texts
+        timed += [_counter("memory", "GiB", chip, *_memory(memory(chip), trace.makespan_ps), us) for chip in chips]
     if gap:
-        starts.append(nanoseconds(np.array([gap.start])))
         note = {"ph": "i", "s": "g", "name": gap.note, "pid": critical, "tid": 0, "ts": gap.start / 1e6}
-        lines.append(json.dumps(note))
-    order = np.argsort(np.concatenate(starts), kind="stable").tolist()
-    named = [line for host in hosts.values() for line in host.metadata()]
-    events = [*_metadata(topology, lanes, threads), *named, *map(lines.__getitem__, order)]
+        timed.append((nanoseconds(np.array([gap.start])), [note]))
+    unordered = [event for _, each in timed for event in each]
+    order = np.argsort(np.concatenate([times for times, _ in timed]), kind="stable").tolist()
+    named = [event for host in hosts.values() for event in host.metadata()]
+    events = [*_metadata(topology, lanes, threads), *named, *map(unordered.__getitem__, order)]
     header = {
         "schemaVersion": 1,
         "deviceProperties": [_device(topology, chip) for chip in chips],
@@ -129,11 +162,13 @@ def write(
     fields = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in header.items()]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    events[0] = "{\n" + ",\n".join([*fields, '"traceEvents": [\n' + events[0]])
-    events[-1] += "\n]\n}\n"
+    encode_lines = msgspec.json.Encoder().encode_lines
     with path.open("wb") as file:
+        file.write(("{\n" + ",\n".join([*fields, '"traceEvents": ['])).encode())
         for i in range(0, len(events), _WRITTEN_AT_ONCE):
-            file.write(((",\n" if i else "") + ",\n".join(events[i : i + _WRITTEN_AT_ONCE])).encode())
+            lines = encode_lines(events[i : i + _WRITTEN_AT_ONCE]).removesuffix(b"\n")
+            file.write((b",\n" if i else b"\n") + lines.replace(b"\n", b",\n"))
+        file.write(b"\n]\n}\n")
     return gap.note if gap else ""
 
 
@@ -197,11 +232,11 @@ def _threads(lanes: Sequence[Lane]) -> list[int]:
     return numbers
 
 
-def _metadata(topology: Topology, lanes: _Lanes, threads: _Threads) -> Iterable[str]:
+def _metadata(topology: Topology, lanes: _Lanes, threads: _Threads) -> Iterable[_Event]:
     """Returns names and order of processes and threads."""
 
-    def named(what: str, chip: int, thread: int, args: dict[str, Any]) -> str:
-        return json.dumps({"ph": "M", "name": what, "pid": chip, "tid": thread, "ts": 0.0, "args": args})
+    def named(what: str, chip: int, thread: int, args: dict[str, Any]) -> _Event:
+        return {"ph": "M", "name": what, "pid": chip, "tid": thread, "ts": 0.0, "args": args}
 
     positions = mesh_positions(topology.unfold(), [axis.name for axis in topology.mesh]).tolist()
     for chip, chip_lanes in lanes.items():
@@ -229,8 +264,8 @@ def _events(
     threads: _Threads,
     hosts: Mapping[int, HostCalls],
     us: _Microseconds,
-) -> Iterable[tuple[Ints, list[str]]]:
-    """Yields (times in ns, texts) of the slices of every lane, then of the arrows."""
+) -> Iterable[_Timed]:
+    """Yields the slices of every lane, then the arrows."""
     for chip, chip_lanes in lanes.items():
         ranks = Ranks.of(trace.program, topology, chip)
         correlation = hosts[chip].correlations(len(trace.program)) if chip in hosts else None
@@ -247,14 +282,11 @@ def _events(
                 yield from _arrows(trace, receivers.flows_of(trace, lane.spans), (chip, thread), us)
 
 
-def _counter(
-    name: str, unit: str, chip: int, time_ns: Ints, value: Floats, us: _Microseconds
-) -> tuple[Ints, list[str]]:
-    """Returns the events of a counter of a chip's process."""
-    head, middle = f'{{"ph":"C","name":"{name}","pid":{chip},"ts":', f',"args":{{"{unit}":'
+def _counter(name: str, unit: str, chip: int, time_ns: Ints, value: Floats, us: _Microseconds) -> _Timed:
+    """Returns the events of a counter of a chip's process, its values to six digits."""
     values, which = np.unique(value, return_inverse=True)  # few, at many times
-    rests = [f"{middle}{each:.6g}}}}}" for each in values.tolist()]
-    return time_ns, [f"{head}{ts}{rests[i]}" for ts, i in zip(us.at(time_ns), which.tolist(), strict=True)]
+    shown = [{unit: float(f"{each:.6g}")} for each in values.tolist()]
+    return time_ns, map(_Counted, repeat(name), repeat(chip), us.at(time_ns), map(shown.__getitem__, which.tolist()))
 
 
 def _memory(series: Series, end_ps: int) -> tuple[Ints, Floats]:
@@ -266,7 +298,7 @@ def _memory(series: Series, end_ps: int) -> tuple[Ints, Floats]:
 
 def _slices(
     trace: Trace, lane: Lane, row: tuple[int, int], ranks: Ranks, us: _Microseconds, correlation: Ints | None
-) -> tuple[Ints, list[str]]:
+) -> _Timed:
     """Returns the spans of one lane.
 
     Args:
@@ -274,33 +306,34 @@ def _slices(
         correlation: [tasks] id of the launch of each task, 0 for none; None where no launches are written.
     """
     (chip, thread), program, task = row, trace.program, lane.spans.task
-    moved = "copies" if lane.is_copied else lane.kind
-    names = [_NAMES[moved](name) for name in program.op_names]
+    moved, op = "copies" if lane.is_copied else lane.kind, program.op[task]
     category = {"link": "link", "copies": "gpu_memcpy"}.get(moved, "kernel")
-    stream = "" if lane.kind == "link" else f'"device":{chip},"stream":{thread},'
-    heads = [
-        f'{{"ph":"X","cat":"{category}","name":{json.dumps(name)},"pid":{chip},"tid":{thread},"ts":' for name in names
-    ]
-    columns: dict[str, npt.NDArray[np.generic]] = {"layer": program.layer[task]}
-    if lane.kind == "compute":
-        columns |= {"bytes": program.bytes[task].round(), "flops": program.flops[task].round()}
-    elif lane.kind == "collectives":
-        columns |= {"instance": program.collective[task], "Bytes sent": _sent(trace, chip)[program.collective[task]]}
-        into, out = ranks.elements(program, task)
-        columns |= {"In msg nelems": into, "Out msg nelems": out, "Group size": ranks.size[program.op[task]]}
-    else:
-        columns |= {"bytes": program.bytes[task].round(), "to": program.peer[task]}
-    if correlation is not None:
-        columns |= {"correlation": correlation[task], "External id": correlation[task]}
-    tail = f',"args":{{{stream}' + ",".join(f'"{name}":%d' for name in columns) + "%s}}"
-    more = [""] * len(names)
+    columns: dict[str, Iterable[Any]] = (
+        {} if lane.kind == "link" else {"device": repeat(chip), "stream": repeat(thread)}
+    )
+    columns["layer"] = program.layer[task].tolist()
     if lane.kind == "collectives":
-        more = [ranks.text[op] for op in range(len(names))]
-    columns["more"] = np.array(more, dtype=object)[program.op[task]]
-    tails = map(tail.__mod__, zip(*(column.tolist() for column in columns.values()), strict=True))
+        instance, (into, out) = program.collective[task], ranks.elements(program, task)
+        columns |= {"instance": instance.tolist(), "Bytes_sent": _sent(trace, chip)[instance].tolist()}
+        columns |= {"In_msg_nelems": into.tolist(), "Out_msg_nelems": out.tolist()}
+        columns |= ranks.columns(op)
+    else:
+        columns["bytes"] = _whole(program.bytes[task])
+        columns |= (
+            {"flops": _whole(program.flops[task])} if lane.kind == "compute" else {"to": program.peer[task].tolist()}
+        )
+    if correlation is not None:
+        columns["correlation"] = columns["External_id"] = correlation[task].tolist()
+    args = map(_args(tuple(columns)), *columns.values())
+    names = [_NAMES[moved](name) for name in program.op_names]
     start, end = nanoseconds(lane.spans.start), nanoseconds(lane.spans.end)
-    rows = zip(program.op[task].tolist(), us.at(start), us.of(end - start), tails, strict=True)
-    return start, [f'{heads[op]}{ts},"dur":{duration}{rest}' for op, ts, duration, rest in rows]
+    place = (repeat(category), map(names.__getitem__, op.tolist()), repeat(chip), repeat(thread))
+    return start, map(_Slice, *place, us.at(start), us.of(end - start), args)
+
+
+def _whole(values: Floats) -> list[int]:
+    numbers: list[int] = values.round().astype(np.int64).tolist()
+    return numbers
 
 
 def outgoing_rate(lanes: Sequence[Lane], topology: Topology) -> tuple[Ints, Floats]:
@@ -327,50 +360,35 @@ def _sent(trace: Trace, chip: int) -> Ints:
     return sums(program.collective[is_first_send], program.bytes[is_first_send], instances).round().astype(np.int64)
 
 
-def _arrows(trace: Trace, flows: Flows, sender: tuple[int, int], us: _Microseconds) -> Iterable[tuple[Ints, list[str]]]:
+def _arrows(trace: Trace, flows: Flows, sender: tuple[int, int], us: _Microseconds) -> Iterable[_Timed]:
     """Yields arrows from each send of a link's lane, of a chip and thread, to the receiver's collective."""
     sent_ns, arrived_ns = nanoseconds(trace.times["start"][flows.task]), arrival_ns(flows)
-    chip, thread = sender
-    begin = f'{{"ph":"s","cat":"send","name":"send","pid":{chip},"tid":{thread},"id":'
-    sent = zip(flows.task.tolist(), us.at(sent_ns), strict=True)
-    yield sent_ns, [f'{begin}{i},"ts":{ts}}}' for i, ts in sent]
-    finish = '{"ph":"f","bp":"e","cat":"send","name":"send","pid":'
-    columns = (flows.receiver.tolist(), flows.track.tolist(), flows.task.tolist(), us.at(arrived_ns))
-    rows = zip(*columns, strict=True)
-    yield arrived_ns, [f'{finish}{receiver},"tid":{track},"id":{i},"ts":{ts}}}' for receiver, track, i, ts in rows]
+    (chip, thread), number = sender, flows.task.tolist()
+    yield sent_ns, map(_ArrowBegin, repeat(chip), repeat(thread), number, us.at(sent_ns))
+    yield arrived_ns, map(_ArrowEnd, flows.receiver.tolist(), flows.track.tolist(), number, us.at(arrived_ns))
 
 
-def _host_events(host: HostCalls, program: Program, us: _Microseconds) -> tuple[Ints, list[str]]:
-    """Returns (times in ns, texts) of what a host calls."""
+def _host_events(host: HostCalls, program: Program, us: _Microseconds) -> _Timed:
+    """Returns what a host calls."""
     events = [*host.events(program.op_names, program.op)]  # none of a chip that only receives
     start_ns = np.array([start for start, _, _ in events], dtype=np.int64)
-    texts = []
+    timed = []
     for (_, duration, event), ts in zip(events, us.at(start_ns), strict=True):
-        times = f'"ts":{ts}' if duration is None else f'"ts":{ts},"dur":{us[duration]}'
-        texts.append(f"{json.dumps(event, separators=(',', ':'))[:-1]},{times}}}")
-    return start_ns, texts
+        timed.append(event | {"ts": ts} | ({} if duration is None else {"dur": duration / 1e3}))
+    return start_ns, timed
 
 
-class _Microseconds(dict[int, str]):
-    """Nanoseconds -> microseconds with three decimals; chips that do alike share their times and lists of them."""
+class _Microseconds(Struct, frozen=True):
+    """Nanoseconds -> microseconds with three decimals."""
 
-    def __init__(self, lead_ns: int) -> None:
-        """`lead_ns` is what comes before the time 0 of the trace."""
-        super().__init__()
-        self._lead_ns = lead_ns
-        self._lists: dict[bytes, list[str]] = {}
+    lead_ns: int
+    """Time before the time 0 of the trace."""
 
-    def __missing__(self, ns: int) -> str:
-        text = self[ns] = f"{ns // 1000}.{ns % 1000:03d}"
-        return text
-
-    def of(self, time_ns: Ints) -> list[str]:
+    def of(self, time_ns: Ints) -> list[float]:
         """Returns durations."""
-        key = time_ns.tobytes()
-        if key not in self._lists:
-            self._lists[key] = list(map(self.__getitem__, time_ns.tolist()))
-        return self._lists[key]
+        microseconds: list[float] = (time_ns / 1e3).tolist()
+        return microseconds
 
-    def at(self, time_ns: Ints) -> list[str]:
+    def at(self, time_ns: Ints) -> list[float]:
         """Returns points in time of the trace."""
-        return self.of(time_ns + self._lead_ns)
+        return self.of(time_ns + self.lead_ns)

@@ -12,7 +12,6 @@ nanoseconds each, right before the first kernel of the pass.
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -160,11 +159,11 @@ class HostCalls(Struct, frozen=True):
                 yield call.end_ns - 3, 1, runtime("cudaEventRecord", call, count + call.correlation)
             latest[kernel.stream] = max(latest.get(kernel.stream, 0), kernel.end_ns)
 
-    def metadata(self) -> list[str]:
+    def metadata(self) -> list[dict[str, object]]:
         """Returns the events that name the host's process and thread."""
-        place = {"ph": "M", "pid": self.host, "tid": self.host, "ts": 0.0}
+        place: dict[str, object] = {"ph": "M", "pid": self.host, "tid": self.host, "ts": 0.0}
         return [
-            json.dumps({**place, "name": name, "args": {"name": text}})
+            {**place, "name": name, "args": {"name": text}}
             for name, text in (("process_name", f"host of chip {self.chip}"), ("thread_name", "thread: launches"))
         ]
 

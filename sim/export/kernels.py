@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from sim.layouts.sharding import ITEM_BYTES
 from sim.program import Floats, Ints, Kind, Program
@@ -61,8 +61,8 @@ class Ranks(Struct, frozen=True, eq=False):
 
     size: Ints
     """[ops]."""
-    text: list[str]
-    """[ops]."""
+    described: dict[str, list[str | UnsetType]]
+    """[ops] by field; those that are not known are not written."""
     item_bytes: Floats
     """[ops] bytes of an element, 0 where the number format is not known."""
     group: npt.NDArray[np.str_]
@@ -81,6 +81,11 @@ class Ranks(Struct, frozen=True, eq=False):
         out = np.where(self.group[op] == "reduce-scatter", counts / members, counts)
         return into.round().astype(np.int64), out.round().astype(np.int64)
 
+    def columns(self, op: npt.NDArray[np.integer]) -> dict[str, list[Any]]:
+        """Returns the fields of collectives by their ops, with underscores for the spaces of their names."""
+        described = {name: [values[each] for each in op.tolist()] for name, values in self.described.items()}
+        return {"Group_size": self.size[op].tolist()} | described
+
     @classmethod
     def of(cls, program: Program, topology: Topology, chip: int) -> Ranks:
         """Builds ranks along the mesh axes of each op; for an op without axes those of its first collective."""
@@ -90,18 +95,18 @@ class Ranks(Struct, frozen=True, eq=False):
         items = {program.op_names.index(name): dtype for name, dtype in program.dtypes if name in program.op_names}
         item_bytes = np.zeros(len(program.op_names))
         item_bytes[list(items)] = [ITEM_BYTES[dtype] for dtype in items.values()]
-        size, text = np.zeros(len(program.op_names), dtype=np.int64), [""] * len(program.op_names)
+        size = np.zeros(len(program.op_names), dtype=np.int64)
+        names: list[str | UnsetType] = [UNSET] * len(program.op_names)
+        described = {"Collective_name": names, "Process_Group_Ranks": names.copy(), "dtype": names.copy()}
         for op, instance in zip(ops.tolist(), program.collective[begins[first]].tolist(), strict=True):
             along = axes.get(program.op_names[op], ())
             members = _along(topology, along, chip) or _exchanging(program, instance, chip)
-            name = _NAMES.get(parse_op(program.op_names[op]).group, "send")
-            group = json.dumps(sorted(members), separators=(", ", ": "))
             size[op] = len(members)
-            pairs = {"Collective name": name, "Process Group Ranks": group}
+            described["Collective_name"][op] = _NAMES.get(parse_op(program.op_names[op]).group, "send")
+            described["Process_Group_Ranks"][op] = str(sorted(members))
             if op in items:
-                pairs["dtype"] = _DTYPES[items[op]]
-            text[op] = "".join(f",{json.dumps(key)}:{json.dumps(value)}" for key, value in pairs.items())
-        return cls(size, text, item_bytes, np.array([parse_op(name).group for name in program.op_names]))
+                described["dtype"][op] = _DTYPES[items[op]]
+        return cls(size, described, item_bytes, np.array([parse_op(name).group for name in program.op_names]))
 
 
 def _along(topology: Topology, axes: tuple[str, ...], chip: int) -> set[int]:

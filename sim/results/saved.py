@@ -140,7 +140,7 @@ class Saved(Struct, frozen=True):
     def _json(self, name: str, model: type[T]) -> T:
         try:
             return msgspec.json.decode(_small(self.check(name)), type=model)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise damage_error(self.folder / name, str(error)) from None
 
 
@@ -283,7 +283,7 @@ def read_sealed(path: Path, model: type[S]) -> S:
         data = msgspec.json.decode(_small(path))
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise damage_error(path, str(error)) from None
     if not isinstance(data, dict):
         raise damage_error(path, "no mapping of fields")

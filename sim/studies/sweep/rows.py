@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from msgspec import Struct, to_builtins
+from msgspec import Struct, convert, to_builtins
 from msgspec.structs import fields
 
 from sim.errors import DeadlockError, InputError, internal
@@ -164,7 +164,7 @@ def column_types() -> dict[str, type]:
     for field in fields(Outcome):
         prefix, form = _PARTS.get(field.name, ("", None))
         for each in fields(form) if form else (field,):
-            types[prefix + each.name] = {"int": int, "bool": bool}.get(str(each.type), float)
+            types[prefix + each.name] = each.type if each.type in (int, bool) else float
     return types
 
 
@@ -172,26 +172,17 @@ def parse_outcome(texts: Mapping[str, str]) -> Outcome | None:
     """Parses the outcome whose columns were written as text; None if there is none.
 
     Raises:
-        ValueError: a value is no number.
+        ValueError: a value is no number, or one that every outcome has is missing.
     """
     if not texts["chips"]:
         return None
-    types = column_types()
 
-    def value(name: str) -> Any:
-        text = texts[name]
-        return None if not text else text == "True" if types[name] is bool else types[name](text)
+    def values(form: type[Struct], prefix: str = "") -> dict[str, Any] | None:
+        found = {field.name: texts.get(prefix + field.name) or None for field in fields(form)}
+        return found if any(found.values()) else None
 
-    def part(name: str) -> Any:
-        prefix, form = _PARTS[name]
-        values = {field.name: value(prefix + field.name) for field in fields(form)}
-        return None if all(each is None for each in values.values()) else form(**values)
-
-    names = [field.name for field in fields(Outcome)]
-    found = {name: part(name) if name in _PARTS else value(name) for name in names}
-    if found["simulated"] is None:
-        raise ValueError("an outcome without a latency")
-    return Outcome(**found)
+    parts = {name: values(form, prefix) for name, (prefix, form) in _PARTS.items()}
+    return convert({**(values(Outcome) or {}), **parts}, Outcome, strict=False)
 
 
 def _notes(result: Run) -> tuple[str, ...]:
