@@ -53,8 +53,7 @@ _NAMES: dict[str, Callable[[str], str]] = {
 """Name of an op on each kind of lane, as HolisticTraceAnalysis tells kernels, communication and copies."""
 
 CHIPS, MOST_TASKS = 4, 30_000
-"""Written unless asked otherwise: so many chips, fewer where that many tasks (about 7 MB) would be passed, and of a
-chip that has more by itself those in the beginning and at the end."""
+"""Written of a run unless asked otherwise: so many chips, and tasks (about 7 MB)."""
 
 _WRITTEN_AT_ONCE = 4096
 """Events whose text is put together at a time, to need no memory for that of all."""
@@ -112,16 +111,18 @@ def write(
     trace: Trace,
     topology: Topology,
     path: Path | str,
-    chips: Sequence[int] | None = None,
+    chips: Sequence[int],
     memory: Callable[[int], Series] | None = None,
     *,
+    most_tasks: int | None = None,
     host_calls: bool = False,
 ) -> str:
     """Writes `trace` to `path`; the same trace gives the same bytes.
 
     Args:
-        chips: those to write, whatever they do; default: the critical chip and the first few others, as far as
-            MOST_TASKS go.
+        chips: those to write.
+        most_tasks: the last of `chips` are left out where all have more tasks, and of the first, if it has more by
+            itself, the time between the beginning and the end.
         memory: of a chip, over time, for a counter.
         host_calls: add what the hosts call and the steps of the profiler (`sim.export.host_calls`); times then begin
             with the first call.
@@ -129,9 +130,12 @@ def write(
     Returns:
         what was left out of the chips that are written, empty for nothing; the file says it too.
     """
-    critical = critical_chip(trace, topology.chips)
-    gap = None if chips is not None else _gap(trace, critical)
-    chips = sorted(chips) if chips is not None else _default_chips(trace, topology, critical)
+    critical, gap = critical_chip(trace, topology.chips), None
+    if most_tasks is not None:
+        gap = _gap(trace, chips[0], most_tasks)
+        tasks = np.cumsum(np.bincount(trace.program.chip, minlength=topology.chips)[list(chips)])
+        chips = chips[: max(1, int((tasks <= most_tasks).sum()))]
+    chips = sorted(chips)
     lanes = build_lanes(trace, topology, chips)
     if gap:
         lanes = {chip: [gap.around(lane) for lane in chip_lanes] for chip, chip_lanes in lanes.items()}
@@ -143,7 +147,7 @@ def write(
     if memory is not None:
         timed += [_counter("memory", "GiB", chip, *_memory(memory(chip), trace.makespan_ps), us) for chip in chips]
     if gap:
-        note = {"ph": "i", "s": "g", "name": gap.note, "pid": critical, "tid": 0, "ts": gap.start / 1e6}
+        note = {"ph": "i", "s": "g", "name": gap.note, "pid": gap.chip, "tid": 0, "ts": gap.start / 1e6}
         timed.append((nanoseconds(np.array([gap.start])), [note]))
     unordered = [event for _, each in timed for event in each]
     order = np.argsort(np.concatenate([times for times, _ in timed]), kind="stable").tolist()
@@ -178,19 +182,10 @@ def _hosts(trace: Trace, lanes: _Lanes, threads: _Threads) -> dict[int, HostCall
     return {chip: HostCalls.build(trace, chip, lanes[chip], threads[chip]) for chip in lanes}
 
 
-def _default_chips(trace: Trace, topology: Topology, critical: int) -> list[int]:
-    """Returns the critical chip and the first others, up to CHIPS of them and MOST_TASKS tasks."""
-    tasks = np.bincount(trace.program.chip, minlength=topology.chips)
-    others = [chip for chip in range(min(CHIPS, topology.chips)) if chip != critical]
-    chips = [critical, *others][:CHIPS]
-    while len(chips) > 1 and tasks[chips].sum() > MOST_TASKS:
-        chips.pop()
-    return sorted(chips)
-
-
 class _Gap(Struct, frozen=True):
-    """A time of which nothing is written: what starts in it is left out."""
+    """A time of a chip of which nothing is written: what starts in it is left out."""
 
+    chip: int
     start: int
     """ps."""
     end: int
@@ -202,19 +197,19 @@ class _Gap(Struct, frozen=True):
         return replace(lane, spans=lane.spans.where(outside))
 
 
-def _gap(trace: Trace, chip: int) -> _Gap | None:
+def _gap(trace: Trace, chip: int, most_tasks: int) -> _Gap | None:
     """Selects the time that is left out; None if all of it fits. Layers shorter than a half stay complete."""
     starts = np.sort(trace.times["start"][trace.program.chip == chip])
-    if len(starts) <= MOST_TASKS:
+    if len(starts) <= most_tasks:
         return None
-    start, end = int(starts[MOST_TASKS // 2]), int(starts[-MOST_TASKS // 2 - 1]) + 1
+    start, end = int(starts[most_tasks // 2]), int(starts[-most_tasks // 2 - 1]) + 1
     edges = layer_times(trace, chip).edges[:-1]
     start = int(edges[edges <= start].max(initial=0)) or start
     end = int(edges[edges >= end][0]) if (edges >= end).any() else end
     kept = int(((starts < start) | (starts >= end)).sum())
     first, last, total = (format_seconds(ps / PS_PER_S) for ps in (start, trace.makespan_ps - end, trace.makespan_ps))
     note = f"the first {first} and the last {last} of {total}: {kept:,} of {len(starts):,} tasks of chip {chip}"
-    return _Gap(start, end, note)
+    return _Gap(chip, start, end, note)
 
 
 def _threads(lanes: Sequence[Lane]) -> list[int]:

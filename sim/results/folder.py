@@ -14,7 +14,7 @@ from sim.results.analysis import Analysis
 
 if TYPE_CHECKING:
     from sim.results.figures import FigureForm
-    from sim.simulate.result import Run
+    from sim.simulate.result import Pass, Run
     from sim.specs import Scenario
 
 EXPORTS = ("kineto", "perfetto", "chakra")
@@ -54,7 +54,7 @@ def write(
 
     Args:
         figure_form: None: no figures.
-        chips: chips in trace.json; by default those that its reader wants first.
+        chips: chips in trace.json; by default those that differ from each other, as far as it has room.
         analysis: explanations are written to explain.json and drawn as waterfalls.
 
     Returns:
@@ -90,12 +90,21 @@ def _write_traces(run: Run, folder: Path, chips: Sequence[int] | None) -> list[s
     for part in run.passes:
         phase = run.suffix(part)
         trace_file.write(part.part, part.periods, folder / f"trace{phase}.npz")
-        first = {part.report.critical_chip, *range(min(chrome_trace.CHIPS, part.topology.total_chips))}
-        trace, topology = part.of_chips(sorted(first) if chips is None else chips)
-        name = f"trace{phase}.json"
-        if left_out := chrome_trace.write(trace, topology, folder / name, chips=chips, memory=part.memory_of):
-            said.append(f"{name} has {left_out}; all of chips with --trace-chip")
+        chosen, most_tasks = (_first_chips(part), chrome_trace.MOST_TASKS) if chips is None else (chips, None)
+        trace, topology = part.of_chips(sorted(chosen))
+        path = folder / f"trace{phase}.json"
+        if left_out := chrome_trace.write(trace, topology, path, chosen, part.memory_of, most_tasks=most_tasks):
+            said.append(f"{path.name} has {left_out}; all of chips with --trace-chip")
     return said
+
+
+def _first_chips(part: Pass) -> list[int]:
+    """Returns the critical chip and those that differ from it, or one that does alike, for arrows between them."""
+    from sim.export.chrome_trace import CHIPS
+
+    chosen = list(dict.fromkeys((part.report.critical_chip, *part.chip_roles)))[:CHIPS]
+    others = (chip for chip in range(min(2, part.topology.total_chips)) if chip not in chosen)
+    return chosen if len(chosen) > 1 else [*chosen, *others][:2]
 
 
 def read(folder: Path) -> Run:
@@ -136,7 +145,7 @@ def export(
         if form == "kineto":
             for chip in chosen:
                 paths.append(folder / f"kineto{suffix}" / f"rank{chip}.json")
-                chrome_trace.write(trace, topology, paths[-1], chips=[chip], memory=part.memory_of, host_calls=True)
+                chrome_trace.write(trace, topology, paths[-1], [chip], part.memory_of, host_calls=True)
         elif form == "perfetto":
             paths.append(folder / f"trace{suffix}.perfetto-trace")
             perfetto.write(trace, topology, paths[-1], chosen)

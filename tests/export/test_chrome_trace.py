@@ -19,7 +19,7 @@ from sim.specs import load
 
 def written(path: Path, **options: Any) -> dict[str, Any]:
     trace, topology = two_chips(layers=3)
-    chrome_trace.write(trace, topology, path, **options)
+    chrome_trace.write(trace, topology, path, **{"chips": [0, 1]} | options)
     data: dict[str, Any] = json.loads(path.read_text())
     return data
 
@@ -127,10 +127,9 @@ def test_a_trace_of_118_layers_is_small_enough_to_send(name: str, tmp_path: Path
     assert (tmp_path / "trace.json").stat().st_size < 8_000_000
 
 
-def long(tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[str, dict[str, Any]]:
+def long(tmp_path: Path, most: int | None) -> tuple[str, dict[str, Any]]:
     """Twenty layers of 12 tasks on each of two chips, of which no more than `most` may be written."""
-    monkeypatch.setattr(chrome_trace, "MOST_TASKS", most)
-    note = chrome_trace.write(*two_chips(layers=20), tmp_path / "t.json", **options)
+    note = chrome_trace.write(*two_chips(layers=20), tmp_path / "t.json", [1, 0], most_tasks=most)
     return note, json.loads((tmp_path / "t.json").read_text())
 
 
@@ -138,9 +137,9 @@ def layers_of(data: dict[str, Any]) -> list[int]:
     return sorted({event["args"]["layer"] for event in of_phase(data, "X")})
 
 
-def test_of_more_tasks_than_fit_the_first_and_last_layers_are_written(tmp_path: Path, monkeypatch) -> None:
+def test_of_more_tasks_than_fit_the_first_and_last_layers_are_written(tmp_path: Path) -> None:
     """A layer takes 32 us and has 12 tasks on a chip, so 60 are two and a half layers on either side."""
-    note, data = long(tmp_path, 60, monkeypatch)
+    note, data = long(tmp_path, 60)
     assert layers_of(data) == [0, 1, 18, 19]
     assert note == "the first 64 us and the last 64 us of 640 us: 48 of 240 tasks of chip 1"
     assert data["otherData"] == {"note": note}
@@ -149,15 +148,15 @@ def test_of_more_tasks_than_fit_the_first_and_last_layers_are_written(tmp_path: 
     assert {event["pid"] for event in of_phase(data, "X")} == {1}
 
 
-def test_a_layer_that_does_not_fit_is_cut(tmp_path: Path, monkeypatch) -> None:
-    note, data = long(tmp_path, 14, monkeypatch)
+def test_a_layer_that_does_not_fit_is_cut(tmp_path: Path) -> None:
+    note, data = long(tmp_path, 14)
     assert layers_of(data) == [0, 19]
     assert " of 240 tasks" in note
     assert 0 < len(of_phase(data, "X")) <= 14
 
 
-def test_chips_that_are_asked_for_are_written_whole(tmp_path: Path, monkeypatch) -> None:
-    note, data = long(tmp_path, 60, monkeypatch, chips=[0, 1])
+def test_chips_that_are_asked_for_are_written_whole(tmp_path: Path) -> None:
+    note, data = long(tmp_path, None)
     assert (note, layers_of(data)) == ("", list(range(20)))
     assert "otherData" not in data
     assert of_phase(data, "i") == []
@@ -170,6 +169,22 @@ def test_a_run_says_what_its_trace_leaves_out(tmp_path: Path, monkeypatch) -> No
     (said,) = outputs.write(result, tmp_path, figure_form=None)
     assert said.startswith("trace.json has the first ")
     assert said.endswith("of chip 0; all of chips with --trace-chip")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "settings", "chips"),
+    [
+        ("palm540b_decode_ws2d", ["engine.layers=4"], {0, 1}),  # all 64 do alike: two, for arrows between them
+        ("energonai_pipeline", ["sweep=null", "figure=null", "layout.mesh.pipeline=4", "model.layers=4"], {0, 2, 4, 6}),
+        ("palm540b_decode_ws2d", ["engine.layers=4", 'perturb={"stragglers":[{"chips":[9],"factor":2}]}'], {9}),
+    ],
+)
+def test_a_run_writes_chips_that_differ(scenario: str, settings: list[str], chips: set[int], tmp_path: Path) -> None:
+    result = run(load.scenario(scenario, settings))
+    outputs.write(result, tmp_path, figure_form=None)
+    data = json.loads((tmp_path / "trace.json").read_text())
+    critical = result.passes[0].report.critical_chip
+    assert {event["pid"] for event in data["traceEvents"]} == chips | {critical}
 
 
 def test_the_same_trace_gives_the_same_bytes(tmp_path: Path) -> None:
