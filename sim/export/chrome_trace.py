@@ -66,7 +66,7 @@ _Threads = dict[int, list[int]]
 """Per chip."""
 
 
-class _Slice(Struct, frozen=True, tag_field="ph", tag="X"):
+class _Slice(Struct, frozen=True, gc=False, tag_field="ph", tag="X"):
     cat: str
     name: str
     pid: int
@@ -76,14 +76,14 @@ class _Slice(Struct, frozen=True, tag_field="ph", tag="X"):
     args: Any
 
 
-class _Counted(Struct, frozen=True, tag_field="ph", tag="C"):
+class _Counted(Struct, frozen=True, gc=False, tag_field="ph", tag="C"):
     name: str
     pid: int
     ts: float
     args: dict[str, float]
 
 
-class _ArrowBegin(Struct, frozen=True, tag_field="ph", tag="s"):
+class _ArrowBegin(Struct, frozen=True, gc=False, tag_field="ph", tag="s"):
     pid: int
     tid: int
     id: int
@@ -92,7 +92,7 @@ class _ArrowBegin(Struct, frozen=True, tag_field="ph", tag="s"):
     name: str = "send"
 
 
-class _ArrowEnd(_ArrowBegin, frozen=True, tag="f"):
+class _ArrowEnd(_ArrowBegin, frozen=True, gc=False, tag="f"):
     bp: str = "e"
 
 
@@ -104,7 +104,7 @@ _Timed = tuple[Ints, Iterable[_Event]]
 @cache
 def _args(names: tuple[str, ...]) -> Callable[..., Struct]:
     """Returns the type of a slice's arguments, written with spaces for the underscores of `names`."""
-    return msgspec.defstruct("Args", names, rename=lambda name: name.replace("_", " "))
+    return msgspec.defstruct("Args", names, gc=False, rename=lambda name: name.replace("_", " "))
 
 
 def write(
@@ -342,7 +342,9 @@ def outgoing_rate(lanes: Sequence[Lane], topology: Topology) -> tuple[Ints, Floa
         return np.empty(0, dtype=np.int64), np.empty(0)
     moments, at = np.unique(np.concatenate(times), return_inverse=True)
     rate: Floats = np.cumsum(np.bincount(at, weights=np.concatenate(steps), minlength=len(moments)))
-    return moments, np.where(np.abs(rate) < 1.0, 0.0, rate)
+    rate = np.where(np.abs(rate) < 1.0, 0.0, rate)
+    changes = np.abs(np.diff(rate, prepend=-1.0)) >= 1.0
+    return moments[changes], rate[changes]
 
 
 def _sent(trace: Trace, chip: int) -> Ints:

@@ -222,7 +222,11 @@ def _overlap_notes(scenario: Scenario, simulated: Simulated) -> tuple[str, ...]:
     if scenario.overlap == "none":
         return ()
     layout = scenario.layout.model_copy(update={"overlap": "none"})
-    serial = simulate_pass(scenario.model_copy(update={"layout": layout}))
+    without = scenario.model_copy(update={"layout": layout})
+    form = predict_phase(without, each_step=False)
+    if form and form.is_exact and simulated.step_s * without.workload.steps < form.detailed_latency_s:
+        return ()
+    serial = simulate_pass(without)
     if simulated.makespan_ps <= serial.makespan_ps:
         return ()
     from sim.report.overlap import explain_slower_overlap

@@ -13,14 +13,14 @@ class ExchangedTokens(Strict):
     """Number format in which tokens are sent to their experts."""
     combine: Dtype = "bf16"
     """Number format in which experts' outputs are sent back."""
-    routing: RoutingSpec = RoutingSpec()
+    routing: RoutingSpec = RoutingSpec.model_construct()
     """Choice of experts by the tokens."""
 
 
 class ExchangeLayout(Strict):
     """Fields of a layout that an exchange depends on."""
 
-    experts: ExpertsLayout = ExpertsLayout()
+    experts: ExpertsLayout = ExpertsLayout.model_construct()
     """Messages, kernels and placement."""
 
 
@@ -30,4 +30,4 @@ class ExchangeInputs(Strict):
     model: Model
     """Transformer whose experts and rows these are."""
     workload: ExchangedTokens = ExchangedTokens()
-    layout: ExchangeLayout = ExchangeLayout()
+    layout: ExchangeLayout = ExchangeLayout.model_construct()

@@ -75,7 +75,7 @@ class LayoutSpec(Strict):
     """Default: parallel for a parallel block, else standard."""
     hybrid: Hybrid | None = None
     """Number of layers, for `residual: hybrid`."""
-    mesh: Mesh = Mesh()
+    mesh: Mesh = Mesh.model_construct()
     """Chips of a tensor-parallel group and stages, where `mesh` of the scenario does not name axes."""
     sequence_parallel: bool = False
     """The residual stream and its norms split over tokens by all axes of the sums (Korthikanti et al. 2022)."""
@@ -87,7 +87,7 @@ class LayoutSpec(Strict):
     gathered, each into a buffer of its own."""
     chunks: Annotated[int, Field(ge=2, le=64)] | None = None
     """Pieces of a matmul, for `overlap: chunked_matmul`: a piece is summed while the next one computes. Default: 4."""
-    experts: ExpertsLayout = ExpertsLayout()
+    experts: ExpertsLayout = ExpertsLayout.model_construct()
     """Exchange of tokens between chips that hold different experts."""
     context: Literal["ring", "heads"] | None = None
     """Attention over positions that chips share: keys and values go around a ring under the attention to them (ring,
@@ -115,9 +115,9 @@ class LayoutSpec(Strict):
     graph_capture: bool | None = None
     """A captured graph launches the ops; else the host launches one after the other (stack.launch).
     Default: as the stack does."""
-    prefill: PhaseLayout = PhaseLayout()
+    prefill: PhaseLayout = PhaseLayout.model_construct()
     """Settings of the prefill that differ: `ffn`, `uses`, `attention`, `overlap`."""
-    decode: PhaseLayout = PhaseLayout()
+    decode: PhaseLayout = PhaseLayout.model_construct()
     """Settings of the decode steps that differ."""
 
     @model_validator(mode="after")
@@ -163,7 +163,7 @@ class LayoutSpec(Strict):
         own = {name: value for name, value in different if value is not None}
         if different.ffn or different.uses:
             own = {"ffn": None, "uses": None, **own}
-        shared = {"prefill": PhaseLayout(), "decode": PhaseLayout()}
+        shared = {"prefill": PhaseLayout.model_construct(), "decode": PhaseLayout.model_construct()}
         if not own:
             return self.model_copy(update=shared)
         return self.model_validate({**dict(self), **own, **shared})

@@ -19,7 +19,7 @@ class LinkSpec(Strict):
     name: Name
     medium: Medium = "nvlink"
     bandwidth: Sourced[Bandwidth]
-    efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
+    efficiency: Sourced[Fraction] = Sourced[Fraction].model_construct(value=1.0)
     """Reached share of `bandwidth` in a long transfer."""
     latency: Sourced[Duration]
     """Time from the end of sending to the receiver's use of the message, per hop."""

@@ -104,7 +104,7 @@ class MeasuredSpec(Strict):
     """Measured times of NCCL's kernels."""
 
     source: str
-    startup: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    startup: Sourced[Duration] = Sourced[Duration].model_construct(value=0.0)
     """Fixed time of every kernel in addition to its own."""
     wire: Annotated[dict[Medium, Duration], complete(MEDIA)]
     """Latency of the links from GPU to GPU that is part of the steps."""

@@ -61,9 +61,9 @@ class ControllerSpec(Strict):
     """single: one controller calls worker after worker; multi: each worker has its own, all call at once."""
     rpc: Sourced[Duration]
     """Time of the controller for one call."""
-    poll: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    poll: Sourced[Duration] = Sourced[Duration].model_construct(value=0.0)
     """Period in which a waiting worker polls for its next batch."""
-    result_poll: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    result_poll: Sourced[Duration] = Sourced[Duration].model_construct(value=0.0)
     """Period in which the caller's handler polls for the result, from its call on."""
     threads: Count = 16
     """Calls that a worker accepts at once, a limit on batches in flight."""

@@ -57,7 +57,7 @@ class Scenario(Strict):
     """Partitioning of weights, activations and cache, and overlap."""
     mesh: MeshSpec | None = None
     """Axes by which the layout splits tensors. Default: those of a torus; else those that `layout.mesh` makes."""
-    stack: StackSpec = StackSpec(name="ideal")
+    stack: StackSpec = StackSpec.model_construct(name="ideal")
     """The software; in a file its name. Default: the machine's."""
     plugins: list[str] = []
     """Python files, as seen from this one, entry points or modules that add layouts, collectives and more."""
@@ -71,7 +71,7 @@ class Scenario(Strict):
     """Default: all weights in the chips' own memory."""
     perturb: PerturbSpec | None = None
     """Default: all chips and links are as their files say."""
-    engine: EngineSpec = EngineSpec()
+    engine: EngineSpec = EngineSpec.model_construct()
     """Parts to simulate and shortcuts to use; figures are the same with and without shortcuts."""
     reference: Reference | None = None
     """A published latency to stand beside the simulated one."""
@@ -319,7 +319,7 @@ class Scenario(Strict):
     def _phases_fit(self) -> Self:
         """Each phase, with what it does differently, obeys the rules of a scenario of that phase alone."""
         for workload in self.workload.phases:
-            if getattr(self.layout, workload.phase) == PhaseLayout():
+            if getattr(self.layout, workload.phase) == PhaseLayout.model_construct():
                 continue
             try:
                 layout = self.layout.during(workload.phase)

@@ -52,11 +52,11 @@ class Software(Strict):
     """Positions for which a tile of queries of a fused attention kernel takes as long as it takes to load its queries
     and to write its outputs. Tiles have 64 queries. Where multiprocessors would be idle, the positions of a tile are
     split between them, into parts of no fewer. Default: every shape reaches one rate."""
-    attention_part: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    attention_part: Sourced[Duration] = Sourced[Duration].model_construct(value=0.0)
     """Time to add up the outputs of every further part of split positions."""
-    vector_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
+    vector_efficiency: Sourced[Fraction] = Sourced[Fraction].model_construct(value=1.0)
     """Reached share of the chip's vector peak in products of 32-bit floats."""
-    matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
+    matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_construct(value=1.0)
     """Reached share of the chip's peak in a large matmul."""
     matmul_balance: Sourced[Number] | None = None
     """Side of a square tile of a matmul's output that a multiprocessor takes as long to load the operands of as to
@@ -64,7 +64,7 @@ class Software(Strict):
     does not depend on its shape."""
     matmul_split: Sourced[Count] | None = None
     """Parts into which a tile's sum may be cut at most. Default: 32."""
-    hbm_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
+    hbm_efficiency: Sourced[Fraction] = Sourced[Fraction].model_construct(value=1.0)
     """Reached share of the chip's HBM bandwidth in a streaming read."""
     matmul_hbm_efficiency: Sourced[Fraction] | None = None
     """The same in a matmul of more than one row, whose weights are read in tiles. Default: `hbm_efficiency`."""
@@ -74,26 +74,26 @@ class Software(Strict):
     l2_speed: Sourced[Number] | None = None
     """Reached rate of reads from the L2 cache, for expanded key-value heads, as a multiple of the chip's HBM bandwidth.
     Default: such reads take no time."""
-    roofline_overlap: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
+    roofline_overlap: Sourced[Fraction] = Sourced[Fraction].model_construct(value=1.0)
     """Share of the shorter of an operation's compute and memory times that overlaps the longer; also of a piece
     of a looped matmul and the shard that is on its way meanwhile."""
-    op_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    op_overhead: Sourced[Duration] = Sourced[Duration].model_construct(value=0.0)
     """Fixed time of every compute op beside its roofline time."""
     matmul_overhead: Sourced[Duration] | None = None
     """The same of a matmul of more than one row. Default: `op_overhead`."""
     graph_capture: bool = True
     """A captured graph launches the ops, else the host launches one after the other. `layout.graph_capture`
     overrides it."""
-    launch: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    launch: Sourced[Duration] = Sourced[Duration].model_construct(value=0.0)
     """Time the host needs to launch one op, where ops are not captured in a graph; it runs ahead of the chip."""
-    step_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    step_overhead: Sourced[Duration] = Sourced[Duration].model_construct(value=0.0)
     """Time of the host at the end of every pass that gives a token: sampling kernels, synchronisation and what it does
     before it launches the next pass."""
-    stream_wait: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    stream_wait: Sourced[Duration] = Sourced[Duration].model_construct(value=0.0)
     """Time from the end of a collective on a stream of its own to what waits for it on the compute stream."""
-    compute_interference: Sourced[Multiple] = Sourced[Multiple].model_validate(0.0)
+    compute_interference: Sourced[Multiple] = Sourced[Multiple].model_construct(value=0.0)
     """Multiprocessors whose rate a kernel limited by its FLOPs loses to every busy channel of a collective."""
-    memory_interference: Sourced[Multiple] = Sourced[Multiple].model_validate(0.0)
+    memory_interference: Sourced[Multiple] = Sourced[Multiple].model_construct(value=0.0)
     """The same of a kernel limited by its bytes."""
     channel_rate: Sourced[Bandwidth] | None = None
     """Bytes of a collective's array per second that keep one of its channels busy: as many are busy as the collective,
@@ -103,7 +103,7 @@ class Software(Strict):
     loop_form: LoopForm | None = None
     """Form of these loops, unless the scenario gives one. Default: bidirectional_latency to decode, else
     bidirectional_throughput."""
-    collective_matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
+    collective_matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_construct(value=1.0)
     """Share of the FLOP/s of a matmul by itself that one reaches whose input is gathered, or whose output is scattered,
     over an axis of a torus, whether it is looped with that collective or not."""
     collective_axes: Literal["at_once", "one_by_one"] = "at_once"
@@ -111,7 +111,7 @@ class Software(Strict):
     them, or one after the other on each."""
     pipeline: Literal["sequential", "non_blocking", "blocking"] = "sequential"
     """Default of `layout.pipeline.schedule`."""
-    multimem: Sourced[MultimemTimes] = Sourced[MultimemTimes].model_validate({"value": {}})
+    multimem: Sourced[MultimemTimes] = Sourced[MultimemTimes].model_construct(value=MultimemTimes.model_construct())
     """Rates of the stack's own kernels on multicast memory."""
     exchange: dict[Literal["normal", "low_latency", "one_sided"], ExchangeKernel] = {}
     """Kernels that exchange tokens for their experts. Default: the links' latencies and bandwidths."""
@@ -136,9 +136,9 @@ class Software(Strict):
     """Reached share of the chip's peak in a large grouped matmul of experts. Default: `matmul_efficiency`."""
     grouped_overhead: Sourced[Duration] | None = None
     """Fixed time of a grouped matmul of experts. Default: that of a matmul."""
-    collective_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    collective_overhead: Sourced[Duration] = Sourced[Duration].model_construct(value=0.0)
     """Fixed launch time of every collective that is not of a library with times of its own."""
-    collective_step: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    collective_step: Sourced[Duration] = Sourced[Duration].model_construct(value=0.0)
     """Time of every message of a collective on a torus to start and to be seen, besides its link's latency. In
     an all-to-all a chip starts the messages to all others of an axis one after the other."""
 

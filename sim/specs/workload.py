@@ -71,7 +71,7 @@ class Workload(Strict):
     """Number format in which tokens are sent to their experts. Default: that of activations."""
     combine: Dtype | None = None
     """Number format in which experts' outputs are sent back. Default: that of activations."""
-    routing: RoutingSpec = RoutingSpec()
+    routing: RoutingSpec = RoutingSpec.model_construct()
     """Choice of experts by the tokens."""
     chunk: ChunkSpec | None = None
     """Chunk of prompts in every decode step: one pass of both, with attention of their own. Default: none."""

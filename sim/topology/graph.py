@@ -84,7 +84,7 @@ class Software(Struct, frozen=True):
     """Default algorithm per collective."""
     nccl: NcclSpec | None = None
     """NCCL's parameters on this machine; None where it does not run."""
-    multimem: MultimemTimes = field(default_factory=MultimemTimes)
+    multimem: MultimemTimes = field(default_factory=MultimemTimes.model_construct)
     """Rates of kernels on multicast memory."""
 
 

@@ -59,18 +59,25 @@ class WorkingLinks(Struct, frozen=True, eq=False):
 
     def distances(self, sources: Int32s, length: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Returns [sources, nodes] the length of the shortest path to every node; 0 if there is none."""
-        if not len(self.dst):
-            return np.zeros((len(sources), self.nodes), dtype=np.int64)
-        order = np.argsort(self.dst, kind="stable")
-        ends, first = np.unique(self.dst[order], return_index=True)
-        far = np.iinfo(np.int64).max // 4
-        apart = np.full((len(sources), self.nodes), far, dtype=np.int64)
-        apart[np.arange(len(sources)), sources] = 0
-        for block in np.array_split(np.arange(len(sources)), -(-len(sources) * len(order) // 2**22)):
-            while True:
-                shorter = np.minimum.reduceat(apart[block][:, self.src[order]] + length[order], first, axis=1)
-                shorter = np.minimum(apart[block][:, ends], shorter)
-                if (shorter == apart[block][:, ends]).all():
-                    break
-                apart[np.ix_(block, ends)] = shorter
-        return np.where(apart >= far, 0, apart)
+        return _distances(self, sources.tobytes(), length.tobytes())
+
+
+@functools.lru_cache(maxsize=2)  # collectives over other axes ask for the same; an array of all pairs is large
+def _distances(links: WorkingLinks, source_bytes: bytes, length_bytes: bytes) -> npt.NDArray[np.int64]:
+    sources, length = np.frombuffer(source_bytes, dtype=np.int32), np.frombuffer(length_bytes, dtype=np.int64)
+    if not len(links.dst):
+        return np.zeros((len(sources), links.nodes), dtype=np.int64)
+    order = np.argsort(links.dst, kind="stable")
+    ends, first = np.unique(links.dst[order], return_index=True)
+    far = np.iinfo(np.int64).max // 4
+    apart = np.full((len(sources), links.nodes), far, dtype=np.int64)
+    apart[np.arange(len(sources)), sources] = 0
+    for block in np.array_split(np.arange(len(sources)), -(-len(sources) * len(order) // 2**22)):
+        while True:
+            shorter = np.minimum.reduceat(apart[block][:, links.src[order]] + length[order], first, axis=1)
+            shorter = np.minimum(apart[block][:, ends], shorter)
+            if (shorter == apart[block][:, ends]).all():
+                break
+            apart[np.ix_(block, ends)] = shorter
+    apart[apart >= far] = 0
+    return apart
