@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import io
+import os
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -59,6 +62,33 @@ def test_a_console_shows_brackets_and_escapes():
         console.print(text, width=300)
     assert console.file.getvalue().count(SHOWN) == 4
     assert "\x1b" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run palm540b_decode_ws2d --explain --critical-path --no-plots",
+        "sweep pope_crossover --no-plots",
+        "search --model llama3_8b --topology dgx_h100 --phase decode --batch 4 --no-plots",
+        "compare llama3_70b_tp8_standard llama3_70b_tp8_ladder --no-plots",
+        "collective all_reduce --topology dgx_h100 --min 1K --max 1M --no-plots",
+        "topology dgx_h100",
+    ],
+)
+def test_what_goes_to_another_program_is_not_cut(command: str, tmp_path: Path):
+    """However narrow the terminal around it is."""
+    name, *arguments = command.split()
+    takes = {"run", "sweep", "search", "compare"} & {name}
+    more = [*(["--set", "engine.layers=2"] if takes else []), *(["--out", tmp_path] if takes else [])]
+    text = subprocess.run(
+        [sys.executable, "-m", "sim", name, *arguments, *map(str, more)],
+        env={**os.environ, "COLUMNS": "30"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) > 30
 
 
 def test_half_a_character_in_a_path_can_be_printed():

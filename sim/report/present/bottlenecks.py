@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from sim.report.critical_path import Share, Shares
 from sim.report.what_if import WhatIf
-from sim.terminal import plain_console
+from sim.terminal import new_table, plain_console
 from sim.units import PS_PER_S, format_seconds
 
 if TYPE_CHECKING:
@@ -34,19 +34,12 @@ class Bottlenecks(Struct, frozen=True):
 
 def render(phases: Sequence[Bottlenecks], console: Console | None = None) -> None:
     """Print the tables on `console` (default: standard output)."""
-    from rich import box
-    from rich.table import Table
-
     console = console or plain_console()
     for phase in phases:
         step_s = phase.shares.step_ps / PS_PER_S
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-        table.add_column(path_title(phase.span, phase.shares), no_wrap=True)
-        for title in ("time", "share", "segments"):
-            table.add_column(title, justify="right", no_wrap=True)
         several = len(phase.shares.chips) > 1
-        if several:
-            table.add_column("chips", no_wrap=True)
+        columns = ("time", "share", "segments", *(["chips"] if several else []))
+        table = new_table((path_title(phase.span, phase.shares), *columns), texts=["chips"])
         groups = {
             "causes": phase.shares.causes,
             "operations": phase.shares.ops,
@@ -67,10 +60,7 @@ def render(phases: Sequence[Bottlenecks], console: Console | None = None) -> Non
                 table.add_row(*_row(Share(name, time_ps, time_ps / phase.shares.step_ps, count)))
         console.print()
         console.print(table)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-        table.add_column("simulated again with", no_wrap=True)
-        for title in ("time", "saved", "share"):
-            table.add_column(title, justify="right", no_wrap=True)
+        table = new_table(("simulated again with", "time", "saved", "share"))
         for result in phase.what_if:
             saved = f"{result.saved_s / step_s:.1%}"
             table.add_row(result.name, format_seconds(result.step_s), format_seconds(result.saved_s), saved)

@@ -9,7 +9,7 @@ from msgspec import Struct, to_builtins
 
 from sim.report.critical_path import Share, Shares
 from sim.report.headline import to_html
-from sim.terminal import plain_console, styled
+from sim.terminal import new_table, plain_console, styled
 from sim.units import PS_PER_S, format_bytes, format_change, format_seconds
 
 if TYPE_CHECKING:
@@ -195,9 +195,6 @@ def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
 
 def render(comparison: Comparison, console: Console | None = None) -> None:
     """Print the comparison on `console` (default: standard output)."""
-    from rich import box
-    from rich.table import Table
-
     console = console or plain_console()
     for label, name, machine in zip("AB", (comparison.before, comparison.after), comparison.machines, strict=True):
         console.print(styled(f"{label}: ", (name, "bold"), f" on {machine}"))
@@ -211,10 +208,7 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
     for line in comparison.notes:
         console.print(f"note on {line}", markup=False)
     for phase in comparison.phases:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-        table.add_column(f"critical path of {phase.span}", no_wrap=True)
-        for title in ("A", "B", "B - A"):
-            table.add_column(title, justify="right", no_wrap=True)
+        table = new_table((f"critical path of {phase.span}", "A", "B", "B - A"))
         for i, (what, group) in enumerate({"causes": phase.causes, "operations": phase.ops}.items()):
             if i:
                 table.add_section()
@@ -232,10 +226,7 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
         )
         console.print()
         console.print(table)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column("differs", no_wrap=True, overflow="fold")
-    for title in ("A", "B"):
-        table.add_column(title, overflow="fold")
+    table = new_table(("differs", "A", "B"), texts=["A", "B"])
     for field in comparison.fields[:_FIELDS]:
         table.add_row(field.name, field.before, field.after)
     console.print()

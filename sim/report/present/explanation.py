@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from sim.report.headline import to_html
-from sim.terminal import plain_console, styled
+from sim.terminal import new_table, plain_console, styled
 from sim.units import format_change, format_seconds
 
 if TYPE_CHECKING:
@@ -179,18 +179,11 @@ def build_bars(models: Iterable[Model]) -> Iterator[Bar]:
 
 def render(explanations: Sequence[Explanation], console: Console | None = None) -> None:
     """Print a table per explanation on `console` (default: standard output)."""
-    from rich import box
-    from rich.table import Table
-
     console = console or plain_console()
     reasons = console.width >= _WIDE
     for each in explanations:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-        table.add_column(f"one {each.phase} step, explained", no_wrap=True)
-        for title in ("effect", "running", "of step"):
-            table.add_column(title, justify="right", no_wrap=True)
-        if reasons:
-            table.add_column("why")
+        columns = (f"one {each.phase} step, explained", "effect", "running", "of step", *(["why"] if reasons else []))
+        table = new_table(columns, texts=["why"])
         for row in _rows(each):
             if row is None:
                 table.add_section()

@@ -10,7 +10,7 @@ from sim.report.headline import list_brief_figures
 from sim.report.present import text
 from sim.report.present.sections import plugin_sections
 from sim.report.report import Report
-from sim.terminal import plain_console, styled
+from sim.terminal import new_table, plain_console, styled
 from sim.units import format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -71,12 +71,7 @@ def print_blocks(blocks: Iterable[text.Block], console: Console) -> None:
 
 def _table(part: text.Table) -> Table:
     """The first column is text, the others are numbers. A group is one row of the table, quicker to lay out."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    for i, column in enumerate(part.columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    table = new_table(part.columns)
     for i, group in enumerate(part.groups):
         if i:
             table.add_section()

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sim.report.present.validation import BANDS, Errors, Outcome, Validation, bias
 from sim.specs.suite import CollectiveSuite, Speedup
-from sim.terminal import plain_console, styled
+from sim.terminal import new_table, plain_console, styled
 from sim.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-_WIDTH = 120
-"""Characters where there is no terminal."""
 _NAME = 34
 """Characters of the name of a line of errors."""
 _NAMED = 8
@@ -27,8 +23,6 @@ _NAMED = 8
 def render(validation: Validation, console: Console | None = None) -> None:
     """Print every case, the errors of each model and of each series, and whether the suite passes."""
     console = console or plain_console()
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH + 24 * max(0, len(validation.form_names) - 1))
     _cases(validation, console)
     _models(validation, console)
     _classes(validation, console)
@@ -49,23 +43,12 @@ def render(validation: Validation, console: Console | None = None) -> None:
         console.print(f"not checked: {text}", style="dim")
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    table.title = title
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
-    return table
-
-
 def _cases(validation: Validation, console: Console) -> None:
     suite, names = validation.suite, validation.form_names
     of_collectives = isinstance(suite, CollectiveSuite)
     forms = [column for name in names for column in (name, "error")]
     columns = ("case", "used", "measured", "simulated", "error", *forms, *(["algorithm"] if of_collectives else []))
-    table = _table(": ".join(filter(None, (suite.name, suite.description))), columns)
+    table = new_table(columns, texts=["case"], title=": ".join(filter(None, (suite.name, suite.description))))
     for outcome in validation.outcomes:
         table.add_row(
             outcome.case_id,
@@ -109,7 +92,7 @@ def _series(validation: Validation, console: Console) -> None:
     names = validation.form_names
     medians = [f"median, {name}" for name in names]
     columns = ("series", "of", "fitted", "median", "nine in ten", "worst", "bias", *medians)
-    table = _table("", columns)
+    table = new_table(columns)
     for name, outcomes in validation.series.items():
         errors = Errors.of(outcome.error for outcome in outcomes)
         forms = [Errors.of(outcome.form_error(each) for outcome in outcomes) for each in names]
@@ -165,7 +148,7 @@ def _up_to(most_bytes: float) -> str:
 
 def _speedups(validation: Validation, speedup: Speedup, console: Console) -> None:
     names = validation.form_names
-    table = _table("", (f"speed-up over {speedup.baseline}", "measured", "simulated", "points off", *names))
+    table = new_table((f"speed-up over {speedup.baseline}", "measured", "simulated", "points off", *names))
     for ratio in validation.speedups:
         forms = (f"{ratio.forms[name]:.3f}" if name in ratio.forms else "" for name in names)
         figures = (f"{ratio.published:.3f}", f"{ratio.simulated:.3f}", f"{100 * ratio.error:+.1f}", *forms)

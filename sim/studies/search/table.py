@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sim.studies.search.result import Parts, SearchResult
 from sim.studies.sweep.footnotes import Footnotes
 from sim.studies.sweep.rows import Row
-from sim.terminal import echo, plain_console
+from sim.terminal import echo, new_table, plain_console
 from sim.units import format_seconds
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def _print_rows(result: SearchResult, footnotes: Footnotes) -> None:
     """Prints the choices and the figures of the rows that are shown, and what each is best at."""
     title = "fastest of each machine, number of chips and batch; best at what; Pareto: none beats it in time and cost"
     figures = (result.time_name, result.goal.unit, "MFU", "memory (GiB)")
-    table = _table(title, result.shown[0][1], figures, 10)
+    choices = result.shown[0][1].choices
+    table = new_table(("", *choices, *figures), texts=choices, title=title)
     for note, row in result.shown:
         if row.outcome is None:
             continue
@@ -61,7 +62,7 @@ def _print_parts(
 ) -> None:
     """Prints the parts of the step of each row, group by group; the first of a group is the winner."""
     row, parts = groups[0][0]
-    table = _table(title, row, (time_name, *parts), 2)
+    table = new_table(("", *row.choices, time_name, *parts), texts=row.choices, title=title)
     for group in groups:
         for i, (row, parts) in enumerate(group):
             times = [format_seconds(time_s) for time_s in (sum(parts.values()), *parts.values())]
@@ -69,22 +70,7 @@ def _print_parts(
     _print(table)
 
 
-def _table(title: str, first: Row, figures: Sequence[str], width: int) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("", no_wrap=True, min_width=width)
-    for name in first.choices:
-        table.add_column(name, no_wrap=True)
-    for name in figures:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _print(table: Table) -> None:
     console = plain_console()
-    if not console.is_terminal:
-        console.width = max(console.width, 170)
     console.print(table)
     console.print()

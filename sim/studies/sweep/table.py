@@ -14,18 +14,13 @@ from sim.studies.sweep.footnotes import Footnotes
 from sim.studies.sweep.published import published_points
 from sim.studies.sweep.quantities import Y, name_axis
 from sim.studies.sweep.rows import Outcome, Row
-from sim.terminal import plain_console, styled
+from sim.terminal import new_table, plain_console, styled
 from sim.units import format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-_MORE = 40
-"""Characters of the columns of a user's own predictions."""
-_WIDTH = 120
-"""Characters where there is no terminal."""
 
 
 Beside = Mapping[str, Mapping[tuple[str, float], float]]
@@ -44,10 +39,7 @@ def render(
     Args:
         predictions: of the user.
     """
-
     console = console or plain_console()
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH + _MORE * len(predictions or ()))
     points = {(line, x): y for line, points in (published_points(figure) if figure else {}).items() for x, y in points}
     beside = {name: values for name, values in {**(predictions or {}), "published": points}.items() if values}
     footnotes = Footnotes()
@@ -98,18 +90,10 @@ def _shown(rows: Sequence[Row]) -> list[_Column]:
 
 def _table(rows: Sequence[Row], axis: str, figure: FigureSpec | None, beside: Beside, footnotes: Footnotes) -> Table:
     """Builds a table of one line per row: choice, simulated figures, closed form, predictions, published point."""
-    from rich import box
-    from rich.table import Table
-
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    made.add_column(name_axis(axis), justify="left", no_wrap=True)
-    columns = _shown(rows)
+    columns, failed = _shown(rows), any(row.error for row in rows)
     others = [title for name in beside for title in (name, "simulated vs. this")]
-    for title in (*(column.title for column in columns), *others):
-        made.add_column(title, justify="right", no_wrap=True)
-    failed = any(row.error for row in rows)
-    if failed:
-        made.add_column("error", overflow="fold")
+    titles = (*(column.title for column in columns), *others, *(["error"] if failed else []))
+    made = new_table((name_axis(axis), *titles), texts=["error"])
     for row in rows:
         cells = [column.text(row.outcome) if row.outcome else "" for column in columns]
         if figure:
