@@ -121,6 +121,7 @@ PART_LOOKS = {
     critical.LATENCY: Look(PALETTE["yellow"]),
     critical.START: Look(PALETTE["yellow"], "/"),
     critical.LAUNCH: Look(PALETTE["yellow"], "."),
+    critical.KERNEL: Look(PALETTE["yellow"], "x"),
     critical.CALL: Look(PALETTE["light"], "."),
 }
 """Look of every part of a step: activities of the critical chip and causes of the critical path."""

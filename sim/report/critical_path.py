@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from sim.program import Ids, Ints, Kind
+from sim.program import Ids, Ints, Kind, Program
 from sim.program.trace import Trace
-from sim.report.ops import classify_ops
+from sim.report.ops import COLLECTIVES, classify_ops
 from sim.report.roofline import is_memory_bound
 from sim.report.spans import sums_ps
 from sim.topology.graph import Link, Topology
@@ -30,6 +30,7 @@ from sim.units import PS_PER_S, to_ps
 COMPUTE, MEMORY, OP_OVERHEAD = "compute", "memory-bound compute", "launches of operations"
 SLOWED, TRANSFER, QUEUEING = "slowed by communication", "transfer", "queueing"
 LATENCY, START, LAUNCH = "link latency", "message startup", "launches of collectives"
+KERNEL = "kernels of collectives"
 JOIN, COPY, CALL = "joins of streams", "copies of a memory pool", "host calls and polling"
 CAUSES = {
     COMPUTE: "operations limited by the matmul rate",
@@ -41,6 +42,7 @@ CAUSES = {
     LATENCY: "messages in flight, after their link is free again",
     START: "what software takes to start a message of a collective and to see it, beside the link's latency",
     LAUNCH: "fixed time at the start of every collective",
+    KERNEL: "what the kernel of a collective takes at least, while its messages take less",
     JOIN: "one stream waits for another, after a collective",
     COPY: "layers on their way from or to another memory",
     CALL: "requests on their way, calls, workers that look for work or room, the host between steps and in traces",
@@ -222,7 +224,7 @@ def attribute_step(trace: Trace, topology: Topology, roles: Mapping[int, str] | 
     links, link_code = np.unique(link[on_link], return_inverse=True)
     numbers, chip_code = np.unique(chips, return_inverse=True)
     every_cause = tuple(CAUSES)
-    causes = _sum_by_name(every_cause, _causes(trace, topology, path, chips), step_ps, CAUSES)
+    causes = _sum_by_name(every_cause, _causes(trace, topology, path, chips, groups), step_ps, CAUSES)
     return Shares(
         step_ps=step_ps,
         causes=tuple(sorted(causes, key=lambda share: every_cause.index(share.name))),
@@ -255,14 +257,21 @@ class _Parts(Struct, frozen=True, eq=False):
     chip: npt.NDArray[np.integer]
 
 
-def _causes(trace: Trace, topology: Topology, path: Path, chips: npt.NDArray[np.integer]) -> _Parts:
-    """Returns the parts of every segment that take time, by their causes."""
+def _causes(
+    trace: Trace, topology: Topology, path: Path, chips: npt.NDArray[np.integer], groups: npt.NDArray[np.str_]
+) -> _Parts:
+    """Returns the parts of every segment that take time, by their causes.
+
+    Args:
+        groups: [ops] as `classify_ops` returns them.
+    """
     program, task, length = trace.program, path.task, path.length
     code = {name: i for i, name in enumerate(CAUSES)}
     flight = np.array([code[_FLIGHTS.get(kind, LATENCY)] for kind in Kind])
     held = np.array([code[_HELD.get(kind, TRANSFER)] for kind in Kind])
     kind, slow = program.kind[task], is_memory_bound(program)[task]
     cause = np.where(path.flies, flight[kind], held[kind])
+    cause = np.where(is_kernel(program, groups)[task], code[KERNEL], cause)
     waits = ~path.flies & (cause == code[TRANSFER]) & _waits_for_other_collective(trace, path)
     cause = np.where(waits, code[QUEUEING], cause)
     computes = ~path.flies & (kind == Kind.COMPUTE)
@@ -275,6 +284,16 @@ def _causes(trace: Trace, topology: Topology, path: Path, chips: npt.NDArray[np.
     lengths = np.concatenate([length - started - fixed - slowed, *beside.values()])
     takes_time = lengths != 0
     return _Parts(np.concatenate(codes)[takes_time], lengths[takes_time], np.tile(chips, len(codes))[takes_time])
+
+
+def is_kernel(program: Program, groups: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
+    """Returns [tasks] True for the least time of a collective's kernel.
+
+    Args:
+        groups: [ops] as `classify_ops` returns them.
+    """
+    kernels = set(COLLECTIVES.values()) - {"send"}  # which a pipeline's host waits for
+    return np.asarray((program.kind == Kind.EVENT) & np.isin(groups, [*kernels])[program.op])
 
 
 def link_class(topology: Topology, link: Link) -> str:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from sim.engine import simulate
 from sim.program import Kind, Program
 from sim.program.trace import Trace
-from sim.report.critical_path import LATENCY, Shares
+from sim.report.critical_path import LATENCY, Shares, is_kernel
 from sim.report.ops import WAIT, classify_ops
 from sim.specs import Kernel
 from sim.topology.graph import Topology
@@ -79,7 +79,10 @@ def _changes(program: Program, topology: Topology, path_shares: Shares) -> Itera
         yield "messages started at once", lambda p: replace(p, flight_ps=p.flight_ps - started)
     if program.flight_ps[begins].any():
         yield "collectives launched at once", lambda p: replace(p, flight_ps=np.where(begins, 0, p.flight_ps))
-    launches, joins, calls = (kind == each for each in (Kind.LAUNCH, Kind.JOIN, Kind.EVENT))
+    launches, joins, kernels = kind == Kind.LAUNCH, kind == Kind.JOIN, is_kernel(program, groups)
+    calls = (kind == Kind.EVENT) & ~kernels
+    if kernels.any():
+        yield "kernels of collectives at once", lambda p: replace(p, flight_ps=np.where(kernels, 0, p.flight_ps))
     if program.overhead_ps.any() or program.busy_ps[launches].any():
         yield (
             "operations launched at once",

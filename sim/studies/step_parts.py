@@ -14,14 +14,14 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "compute": (path.COMPUTE, path.MEMORY),
     "slowed compute": (path.SLOWED,),
     "overhead": (path.OP_OVERHEAD,),
-    "message latency": (path.LATENCY, path.START, path.LAUNCH),
+    "message latency": (path.LATENCY, path.START, path.LAUNCH, path.KERNEL),
     "message transfer": (path.TRANSFER, path.QUEUEING),
     "waits": (path.JOIN, path.COPY, path.CALL),
 }
 """Causes of the critical path, together: operations; what collectives beside them take from them; their fixed times
-and launches; starts and flights of messages and launches of collectives; messages that hold links; waits. They add up
-to the step. Messages on the path are not the report's exposed communication: the chip may compute something else
-meanwhile."""
+and launches; starts and flights of messages, launches and kernels of collectives; messages that hold links; waits.
+They add up to the step. Messages on the path are not the report's exposed communication: the chip may compute
+something else meanwhile."""
 
 
 def describe_choices(point_choices: Mapping[str, str]) -> str:
