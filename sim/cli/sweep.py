@@ -75,7 +75,7 @@ def sweep(
     from sim.specs import load
     from sim.studies.sweep import parquet
     from sim.studies.sweep.record import Record
-    from sim.studies.sweep.study import plan_sweep
+    from sim.studies.sweep.study import list_assumptions, plan_sweep
     from sim.studies.sweep.workers import Cluster
 
     cluster = Cluster.of(backend, scheduler)
@@ -111,12 +111,16 @@ def sweep(
             write_figure(lambda: drawing.draw_panels(charts), folder / "figure", form)
     if parts:
         _draw_parts(study, rows, folder, form)
+    based = list_assumptions(study.name, [study.points[number] for number, row in rows.items() if row.outcome])
     if as_json:
-        echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
+        data = {"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}
+        echo(json.dumps(data | {"rests_on": list(based)}))
     else:
         from sim.studies.sweep.table import render
 
         render(done, study.axes, study.figure, predictions=predictions)
+        for line in based:
+            echo(f"rests on: {line}")
         if plots and study.figure is None:
             x = f"figure.x, {base.figure.x}, is not swept" if base.figure else "no axis of the sweep has numbers for x"
             echo(f"no figure: {x} ({', '.join(study.axes)}); --parts draws bars")

@@ -10,6 +10,7 @@ from sim.specs.basis import rests_on
 from sim.studies.search.candidates import BASE
 from sim.studies.search.choose import Goal
 from sim.studies.sensitivity import Option, Sensitivity, measure_sensitivity
+from sim.studies.sweep import study
 from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row
 
@@ -23,8 +24,7 @@ Measured = Sequence[tuple[Point, Row]]
 def list_assumptions(measured: Measured) -> tuple[str, ...]:
     """Returns a line for every machine of the search, in order; machines of one stack and chip share it."""
     first = {row.choices["topology"]: point for point, row in reversed(measured) if row.outcome}
-    texts = [rests_on(load.scenario(BASE, first[name].settings)).text for name in reversed(first)]
-    return tuple(dict.fromkeys(texts))
+    return study.list_assumptions(BASE, reversed(first.values()))
 
 
 def describe_stacks(measured: Measured) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
 from sim.simulate.result import describe_settings
 from sim.specs import FigureSpec, Scenario, load
+from sim.specs.basis import rests_on
 from sim.studies.sweep import predictions
 from sim.studies.sweep.chart import figure_of
 from sim.studies.sweep.points import Point, list_points, settings_of_points, swept_axes
@@ -40,6 +41,11 @@ class Study(Struct, frozen=True):
             return {}
         numbered = ((self.points[i], row) for i, row in rows.items())
         return predictions.predict_points(self.name, self.figure, self.forms, numbered)
+
+
+def list_assumptions(name: str, points: Iterable[Point]) -> tuple[str, ...]:
+    """Returns what points of the scenario in file `name` rest on, each line once, in order."""
+    return tuple(dict.fromkeys(rests_on(load.scenario(name, point.settings)).text for point in points))
 
 
 def plan_sweep(name: str, scenario: Scenario, settings: Sequence[str]) -> Study:
