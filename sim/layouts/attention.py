@@ -8,7 +8,7 @@ heads are projected on a slice of the tokens, so that the f axes do not repeat e
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
+from math import gcd, prod
 from typing import TYPE_CHECKING, Any
 
 from sim.layouts.dataflow import Dataflow, V
@@ -131,8 +131,24 @@ def key_value_weights(layer: Layer[V], *, unsplit: bool = False) -> list[V]:
         return [layer.weight(name, "E{e} K{h} Q") for name in ("w_k", "w_v")]
     heads = layer.uses.heads[: len(layer.uses.heads) - len(layer.uses.cached_positions)]
     split = () if unsplit else dividing_axes(heads, layer.model.kv_heads, layer.flow)
+    if not unsplit:
+        _note_copies(layer, heads, split)
     notation = f"E_{named(layer.uses.d_model)} K_{named(split)} Q"
     return [layer.flow.weight(name, notation, notation) for name in ("w_k", "w_v")]
+
+
+def _note_copies(layer: Layer[V], heads: Axes, split: Axes) -> None:
+    """Notes that an axis which divides few heads only in part splits none of them."""
+    lengths, every = dict(layer.flow.mesh), layer.model.kv_heads
+    whole, held = heads[len(split) :], every // prod(lengths[axis] for axis in split)
+    if gcd(held, prod(lengths[axis] for axis in whole)) > 1:
+        length = lengths[whole[0]]
+        shared = gcd(held, length)
+        axes = f"; axes of {shared} and {length // shared} chips would" if shared > 1 else ""
+        layer.flow.note(
+            f"a chip holds {held} of {every} key-value heads, whole along {' and '.join(whole)}: {length} chips along "
+            f"{whole[0]} do not divide them{axes}"
+        )
 
 
 def _scattered_dim(q: Sharded, e: Axes) -> str:

@@ -19,6 +19,7 @@ from sim.specs import Scenario
 from sim.specs.plugins import owner
 from sim.specs.uses import Uses
 from sim.topology.graph import Topology
+from sim.units import format_list
 
 if TYPE_CHECKING:
     from sim.lowering.kv_transfer import KvTransfer
@@ -75,7 +76,8 @@ def lower_layers(
     forward_pass = forward.build_pass(flow, uses, scenario)
     lines = [axis.name for axis in topology.mesh if axis.size > 1 and not closes(topology, axis.name)]
     if scenario.overlap == "collective_matmul" and lines:
-        flow.note(f"overlap collective_matmul: no loop around {', '.join(lines)}, which do not wrap")
+        wraps = "does" if len(lines) == 1 else "do"
+        flow.note(f"overlap collective_matmul: no loop around {format_list(lines)}, which {wraps} not wrap")
     if (
         any(kind.residual == "ladder" for kind in forward_pass.kinds)
         and scenario.communication_streams == 1

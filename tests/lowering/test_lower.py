@@ -144,7 +144,7 @@ def test_loops_asked_for_on_a_mesh_that_does_not_wrap_are_said_to_be_left_out():
     settings = ["topology=tpu_v4_2x4x4", "model=palm_8b", "engine.layers=1"]
     line = load.scenario("palm540b_decode_ws2d", settings)
     (note,) = [note for note in lower(line, topology.build(line.topology, line.stack)).notes if "loop" in note]
-    assert note == "overlap collective_matmul: no loop around y, z, which do not wrap"
+    assert note == "overlap collective_matmul: no loop around y and z, which do not wrap"
     ring = load.scenario("palm540b_decode_ws2d", ["engine.layers=1"])
     assert not lower(ring, topology.build(ring.topology, ring.stack)).notes
 
