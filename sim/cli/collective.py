@@ -33,7 +33,7 @@ def collective(
         ),
     ],
     topology: TopologyName,
-    axes: Annotated[str, typer.Option(help="Mesh axes of a group, such as xyz; default: all.")] = "",
+    axes: Annotated[str, typer.Option(help="Mesh axes of a group, such as xyz or box,gpu; default: all.")] = "",
     size: Annotated[str, typer.Option(help="Bytes, such as 64MiB or 64M, both binary; MB is decimal.")] = "",
     minimum: Annotated[str, typer.Option("--min", help="Smallest size of a sweep.")] = "",
     maximum: Annotated[str, typer.Option("--max", help="Largest size of a sweep.")] = "",
@@ -66,6 +66,7 @@ def collective(
 
     --set overrides fields of the machine, such as link.latency='2 us', and says what is not as its file says:
     perturb.failed_links=[0:x+], perturb.slow_links, perturb.jitter and, of chips that enter late, perturb.stragglers.
+    --set mesh='{box: boxes, gpu: 8}' names axes of a switch or graph as a scenario does, for --axes gpu.
 
     dispatch and combine exchange the tokens of a mixture of experts between all chips, --tokens on each. --set then
     also takes fields of a scenario's model, workload and layout, such as layout.experts.replicas=32.
@@ -95,15 +96,13 @@ def collective(
     if consecutive and not groups:
         raise InputError("requires --groups", where="--consecutive", hint="such as --groups 4x2")
     sizes = [] if matrix else bench.parse_sizes(size, minimum, maximum, factor)
-    spec = bench.CollectiveSpec(name, tuple(axes), 0.0, algorithm or None, chunks)
+    spec = bench.CollectiveSpec(name, tuple(filter(None, axes.split(","))), 0.0, algorithm or None, chunks)
     grouping = grouped.Grouping.of(groups, consecutive=consecutive) if groups else None
     with progress(f"simulating {name} on {topology}") as report, within_limits(load.place("topology", topology)):
         if matrix:
             rows = uneven.run_matrix_file(topology, matrix, settings or [])
-        elif grouping:
-            rows = grouped.run_sizes(topology, spec, grouping, sizes, settings or [], report)
         else:
-            rows = bench.run_sizes(topology, spec, sizes, settings or [], report)
+            rows = grouped.run_sizes(topology, spec, sizes, settings or [], report, grouping)
     if as_json:
         echo(json.dumps([row.to_dict() for row in rows]))
     else:
@@ -114,7 +113,7 @@ def collective(
         from sim.studies.validate.cases import published_times
 
         with progress("reading measurements"):
-            machine = load.machine(topology, [each for each in settings or [] if not load.of_perturb(each)])[0].name
+            machine = bench.load_machine(topology, settings or [])[0].name
             points = published_times(machine, name, rows[0].group, algorithm or None)
         chosen = {"axes": axes, "algorithm": algorithm, "chunks": chunks if chunks > 1 else ""}
         chosen |= {"groups": groups, "consecutive": "yes" if consecutive else ""}

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from sim import topology
 from sim.errors import InputError, suggest
 from sim.lowering.machine_part import cut_machine
-from sim.specs import AxisSpec, Scenario
-from sim.specs.mesh import BOXES, RACKS, MeshSpec, SplitAxis, pieces_on_torus
+from sim.specs import AxisSpec, Scenario, StackSpec, TopologySpec
+from sim.specs.mesh import BOXES, RACKS, MeshSpec, SplitAxis, part_of, pieces_on_torus
 from sim.specs.unread import DealtPass
 from sim.topology.boxes import boxes, racks
 from sim.topology.bundles import effective
@@ -33,7 +33,7 @@ def mesh_of(scenario: Scenario) -> Topology:
     hold copies of them.
     """
     if scenario.mesh is not None:
-        return _apply_mesh(scenario, scenario.mesh)
+        return apply_mesh(scenario.topology, scenario.stack, scenario.mesh)
     stages = scenario.layout.mesh.pipeline
     if lines := scenario.topology.lines:
         built = topology.build(scenario.topology, scenario.stack)
@@ -57,14 +57,15 @@ def dealt_pass(scenario: Scenario) -> DealtPass:
     return DealtPass(scenario, lengths)
 
 
-def _apply_mesh(scenario: Scenario, mesh: MeshSpec) -> Topology:
-    """The machine with the mesh of a scenario.
+def apply_mesh(machine: TopologySpec, stack: StackSpec, mesh: MeshSpec) -> Topology:
+    """The machine with a mesh over it.
 
     Raises:
         InputError: boxes or racks that are no axis, or that the other axes do not fill.
     """
-    built = topology.build(scenario.part, scenario.stack)
-    if lines := scenario.part.lines:
+    part = part_of(machine, mesh)
+    built = topology.build(part, stack)
+    if lines := part.lines:
         return _split_axes(built, pieces_on_torus(mesh, lines))
     inside = row_major((name, size) for name, size in mesh.items() if isinstance(size, int))
     chips = prod(size for _, axis_pieces in inside for size, _ in axis_pieces)
@@ -86,7 +87,7 @@ def _apply_mesh(scenario: Scenario, mesh: MeshSpec) -> Topology:
             raise InputError(rule, where="mesh", got=chips)
         count = len(levels[i + 1][2][0]) // size if i + 1 < len(levels) else len(parts)
         axis_pieces[name], chips = [(count, chips)], chips * count
-    first_chips = topology.build(scenario.topology.keep_first_chips(chips), scenario.stack)
+    first_chips = topology.build(machine.keep_first_chips(chips), stack)
     return _split_axes(first_chips, [(name, axis_pieces[name]) for name in mesh])
 
 

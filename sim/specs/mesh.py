@@ -88,6 +88,13 @@ def _parts(mesh: MeshSpec, axes: Mapping[str, AxisSpec]) -> Iterator[tuple[str, 
             yield name, axis, given.size if isinstance(given, SplitAxis) else axes[axis].size
 
 
+def part_of(machine: TopologySpec, mesh: MeshSpec | None) -> TopologySpec:
+    """Returns the part of a torus that a mesh uses, whose chips are numbered by themselves; any other machine whole."""
+    if mesh is None or not machine.lines:
+        return machine
+    return machine.model_copy(update={"axes": lines_of(mesh, machine.lines)})
+
+
 def lines_of(mesh: MeshSpec, axes: Mapping[str, AxisSpec]) -> dict[str, AxisSpec]:
     """Returns the axes of a torus as long as a mesh that has passed `check_mesh` uses them.
 

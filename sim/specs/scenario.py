@@ -16,7 +16,7 @@ from sim.specs.kv_transfer import check_transfer
 from sim.specs.layout import IN_PARTS, UNSUMMED, LayoutSpec, Mesh, Overlap, PhaseLayout
 from sim.specs.layout_uses import UsesSpec
 from sim.specs.memory_pool import MemoryPoolSpec
-from sim.specs.mesh import MeshSpec, check_mesh, lines_of
+from sim.specs.mesh import MeshSpec, check_mesh, part_of
 from sim.specs.model import Model
 from sim.specs.padding import PaddingSpec
 from sim.specs.perturb import PerturbSpec
@@ -293,10 +293,7 @@ class Scenario(Strict):
     @property
     def part(self) -> TopologySpec:
         """Of a torus the part that the mesh uses, whose chips are numbered by themselves; any other machine whole."""
-        machine = self.topology
-        if self.mesh is None or not machine.lines:
-            return machine
-        return machine.model_copy(update={"axes": lines_of(self.mesh, machine.lines)})
+        return part_of(self.topology, self.mesh)
 
     @property
     def layers(self) -> int:

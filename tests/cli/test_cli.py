@@ -256,7 +256,7 @@ def _fail(*arguments: object, **named: object) -> NoReturn:
         ("sim.cli.list_command.listing", ("list",)),
         ("sim.topology.describe.facts", ("topology", "topology.yaml")),
         (
-            "sim.studies.bench.collective.run_sizes",
+            "sim.studies.bench.groups.run_sizes",
             ("collective", "all_gather", "--topology", "topology.yaml", "--size", "1MiB"),
         ),
         ("sim.studies.validate.validate.validate", ("validate", "pope")),

@@ -21,7 +21,8 @@ from sim.results.figures import FigureForm, write_figure
 from sim.simulate.run import run
 from sim.specs import load
 from sim.specs.suite import Constant
-from sim.studies.bench.collective import CollectiveSpec, run_sizes
+from sim.studies.bench.collective import CollectiveSpec
+from sim.studies.bench.groups import run_sizes
 from sim.studies.explain import explain
 
 COLUMN_IN = 3.3

@@ -18,6 +18,7 @@ from sim.report.collective_result import CollectiveResult
 from sim.specs import load
 from sim.studies.bench import collective as bench
 from sim.studies.bench.collective import CollectiveSpec
+from sim.studies.bench.groups import run_sizes
 from sim.studies.validate.cases import published_times
 from sim.topology import build
 
@@ -72,7 +73,7 @@ def test_a_ring_all_gather_takes_its_textbook_time(collective):
 def test_a_figure_shows_the_time_of_small_sizes_beside_the_bandwidth_of_large_ones():
     from sim.plots import busbw
 
-    rows = bench.run_sizes(MACHINE, CollectiveSpec("all_reduce", (), 0.0), [1e3, 1e6], [])
+    rows = run_sizes(MACHINE, CollectiveSpec("all_reduce", (), 0.0), [1e3, 1e6], [])
     times, rates = busbw.draw(rows, "square", measured=[(1e3, 5e-6)]).axes
     assert times.get_yscale() == "log"
     assert times.lines[0].get_ydata().tolist() == pytest.approx([1e6 * row.time_s for row in rows])
@@ -276,7 +277,7 @@ def test_one_chip_stands_for_all_in_chunks_too():
 
 
 def test_chunks_have_no_closed_form_and_keep_the_bound():
-    (row,) = bench.run_sizes("tpu_v4_4x4x4", CollectiveSpec("all_reduce", (), 0.0, chunks=16), [2.0**26], [])
+    (row,) = run_sizes("tpu_v4_4x4x4", CollectiveSpec("all_reduce", (), 0.0, chunks=16), [2.0**26], [])
     assert row.closed_form_s is None
     assert row.time_s >= row.bound_s
 
@@ -290,7 +291,7 @@ STEP_S, LATENCY_S = 1e-3, 1e-6
 
 
 def around(*perturb: str) -> CollectiveResult:
-    (row,) = bench.run_sizes("tpu_v4_4x4x4", RING, [RING.size_bytes], [*FREE, *perturb])
+    (row,) = run_sizes("tpu_v4_4x4x4", RING, [RING.size_bytes], [*FREE, *perturb])
     return row
 
 

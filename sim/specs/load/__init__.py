@@ -21,6 +21,7 @@ from sim.specs.load.references import REFERENCES, data_root, expand, find, shipp
 from sim.specs.load.settings import apply
 from sim.specs.load.stacks import on_chip
 from sim.specs.load.yaml_text import shown
+from sim.specs.mesh import MeshSpec, check_mesh
 from sim.terminal import CONTROL
 
 if TYPE_CHECKING:
@@ -31,10 +32,11 @@ __all__ = [
     "REFERENCES",
     "data_root",
     "exchange",
+    "is_of",
     "link",
     "machine",
+    "mesh",
     "model",
-    "of_perturb",
     "path",
     "perturb",
     "place",
@@ -137,9 +139,9 @@ def exchange(settings: Sequence[str]) -> tuple[ExchangeInputs, list[str]]:
         raise _problem("scenario", error, raw, origins, settings) from None
 
 
-def of_perturb(setting: str) -> bool:
-    """Returns True if a `key=value` sets `perturb` or one of its fields."""
-    return setting.partition("=")[0].strip().partition(".")[0] == "perturb"
+def is_of(field: str, setting: str) -> bool:
+    """Returns True if a `key=value` sets `field`, such as `perturb`, or a field inside it."""
+    return setting.partition("=")[0].strip().partition(".")[0] == field
 
 
 class _Software(Strict):
@@ -158,6 +160,17 @@ class _Perturbed(Strict):
     perturb: PerturbSpec | None = None
 
 
+class _Meshed(Strict):
+    topology: TopologySpec
+    mesh: MeshSpec | None = None
+
+    @model_validator(mode="after")
+    def _mesh_fits(self) -> Self:
+        if self.mesh is not None:
+            check_mesh(self.mesh, self.topology)
+        return self
+
+
 def perturb(settings: Sequence[str]) -> PerturbSpec | None:
     """Returns the perturbations set by `perturb=...` and `perturb.field=...`; None if none. Raises InputError."""
     raw: dict[str, Any] = {}
@@ -166,6 +179,18 @@ def perturb(settings: Sequence[str]) -> PerturbSpec | None:
         apply("scenario", raw, setting, origins)
     try:
         return _Perturbed.model_validate(raw).perturb
+    except ValidationError as error:
+        raise _problem("scenario", error, raw, origins, settings) from None
+
+
+def mesh(settings: Sequence[str], machine: TopologySpec) -> MeshSpec | None:
+    """Returns the mesh over a machine that `mesh=...` and `mesh.axis=...` set; None if none. Raises InputError."""
+    raw: dict[str, Any] = {}
+    origins: dict[Path_, str] = {}
+    for setting in settings:
+        apply("scenario", raw, setting, origins)
+    try:
+        return _Meshed.model_validate({**raw, "topology": machine}).mesh
     except ValidationError as error:
         raise _problem("scenario", error, raw, origins, settings) from None
 

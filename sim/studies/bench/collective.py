@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from math import prod
 from statistics import median
@@ -22,6 +22,7 @@ from sim.collectives.predict import closed_form_s, of_nccl
 from sim.collectives.schedule import Schedule
 from sim.engine import simulate
 from sim.errors import InputError, suggest
+from sim.lowering.placement import apply_mesh
 from sim.program import Ids, Kind, Occupancy, Program, ProgramBuilder
 from sim.program.perturb import apply_perturbations, route_around_failures
 from sim.report.collective_result import CollectiveResult
@@ -30,7 +31,7 @@ from sim.specs import Kernel, PerturbSpec, load
 from sim.topology.folding import NotFoldableError, folded
 from sim.topology.graph import Topology
 from sim.topology.lower_bound import lower_bound
-from sim.topology.mesh import mesh_axis
+from sim.topology.mesh import mesh_axis, whole_lines
 from sim.topology.rings import find
 
 Settings = Sequence[str]
@@ -142,43 +143,13 @@ def resources(machine: Topology) -> list[str]:
     return [*(f"{chip}:compute" for chip in range(machine.chips)), *(link.name for link in machine.links)]
 
 
-def run_sizes(
-    machine: str,
-    spec: CollectiveSpec,
-    sizes: Sequence[float],
-    settings: Settings,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[CollectiveResult]:
-    """Runs a collective on a machine file for each size, bytes.
-
-    Args:
-        spec: without axes all axes of the machine; its size is not used.
-        settings: `key=value` overrides of the machine's fields, and of `perturb`.
-        progress: called with (sizes done, sizes in all).
-
-    Raises:
-        InputError: unknown collective, algorithm, axis or machine, or an algorithm for another kind of machine.
-        OverflowError: longer than the clock counts.
-    """
-    topology, perturb = load_machine(machine, settings)
-    spec = replace(spec, axes=spec.axes or tuple(axis.name for axis in topology.mesh))
-    check_names(spec.collective, spec.algorithm)
-    _check_axes(spec.axes, topology)
-    algorithm_of(topology, spec.collective, spec.algorithm, sizes[0])  # one that the machine refuses fails at once
-    slowest = min(link.bandwidth for link in topology.links)
-    rows = []
-    for done, size in enumerate(sizes):
-        progress(done, len(sizes))
-        units.to_ps(size / slowest)  # a message that outlasts the clock is an error
-        rows.append(run_collective(topology, replace(spec, size_bytes=size), perturb))
-    return rows
-
-
 def load_machine(name: str, settings: Settings) -> tuple[Topology, PerturbSpec | None]:
-    """Loads a machine file with settings of its fields and of `perturb`. Raises InputError."""
-    fields = [setting for setting in settings if not load.of_perturb(setting)]
-    perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
-    return machines.build(*load.machine(name, fields)), perturb
+    """Loads a machine file with settings of its fields, of `perturb` and of `mesh`. Raises InputError."""
+    of_perturb, of_mesh = ([each for each in settings if load.is_of(field, each)] for field in ("perturb", "mesh"))
+    spec, stack = load.machine(name, [each for each in settings if each not in (*of_perturb, *of_mesh)])
+    mesh = load.mesh(of_mesh, spec)
+    built = machines.build(spec, stack) if mesh is None else apply_mesh(spec, stack, mesh)
+    return built, load.perturb(of_perturb)
 
 
 def run_collective(topology: Topology, spec: CollectiveSpec, perturb: PerturbSpec | None = None) -> CollectiveResult:
@@ -202,7 +173,7 @@ def run_collective(topology: Topology, spec: CollectiveSpec, perturb: PerturbSpe
     else:
         times = simulate_perturbed_times_s(working, named, perturb)
         time, notes = median(times), (_PERTURBED, *notes, *describe_seeds(times))
-    predicted = closed_form_s(topology, collective, chosen, axes, size)
+    predicted = closed_form_s(topology, collective, chosen, whole_lines(topology, axes) or (), size)
     bound = lower_bound(working, collective, axes, size)
     if time < bound:
         _check_bound(time if perturb is None else simulate_time_s(topology, named), bound, chosen)
@@ -291,15 +262,23 @@ def check_names(collective: str, algorithm: str | None) -> None:
         raise InputError(f"no algorithm of {collective}", where="--algorithm", got=algorithm, hint=hint)
 
 
-def _check_axes(names: Sequence[str], topology: Topology) -> None:
-    """Raises InputError for axes that the machine does not have, or of one chip."""
-    got = "".join(names)
+def axes_of(names: tuple[str, ...], topology: Topology) -> tuple[str, ...]:
+    """Returns the axes of a group, all if none is named; one name that is no axis may be several of a letter each.
+
+    Raises:
+        InputError: axes that the machine does not have, or of one chip.
+    """
+    got = ",".join(names)
     axes = {axis.name: axis.size for axis in topology.mesh}
+    if len(names) == 1 and names[0] not in axes:
+        names = tuple(names[0])
+    names = names or tuple(axes)
     if not set(names) <= set(axes) or len(set(names)) < len(names):
         rule = f"must be axes of {topology.name}, each once"
         raise InputError(rule, where="--axes", got=got, hint=f"choose from {', '.join(axes)}")
     if prod(axes[name] for name in names) == 1:
         raise InputError("must give a group of at least two chips", where="--axes", got=got)
+    return names
 
 
 def parse_sizes(size: str, minimum: str, maximum: str, factor: int) -> list[float]:

@@ -96,8 +96,8 @@ def run_tokens(
         InputError: unknown names, a model without experts, or as in `run_exchange`.
     """
     inputs, of_machine = load.exchange(settings)
-    perturb = load.perturb([each for each in of_machine if load.of_perturb(each)])
-    spec, stack = load.machine(machine, [each for each in of_machine if not load.of_perturb(each)])
+    perturb = load.perturb([each for each in of_machine if load.is_of("perturb", each)])
+    spec, stack = load.machine(machine, [each for each in of_machine if not load.is_of("perturb", each)])
     excess = find_excess(spec.chip, held_by_layout(inputs.layout.experts))
     if excess is not None:
         raise InputError(excess.rule, where=".".join(excess.field), got=excess.got, hint=excess.hint)

@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from sim import units
 from sim.closed_form import collectives as closed_form
 from sim.collectives import algorithm_of, schedule
 from sim.collectives.emit import CollectiveCall, emit
@@ -26,6 +27,8 @@ from sim.studies.bench.collective import CollectiveSpec, Settings
 from sim.topology.graph import Topology
 from sim.topology.group import groups_of
 from sim.topology.lower_bound import lower_bound_of_groups
+from sim.topology.mesh import joined, mesh_groups, whole_lines
+from sim.units import format_count
 
 Chips = tuple[int, ...]
 
@@ -67,35 +70,73 @@ def _ordinal(number: int) -> str:
     return f"{number}{ending}"
 
 
+class MeshGroups(Struct, frozen=True):
+    """Groups of the chips along some axes of a mesh, which are no whole axes of the wiring."""
+
+    axes: tuple[str, ...]
+    chips: tuple[Chips, ...]
+
+    @classmethod
+    def of(cls, topology: Topology, axes: tuple[str, ...]) -> MeshGroups:
+        """Returns all groups along axes of the machine's mesh."""
+        return cls(axes, tuple(map(tuple, mesh_groups(topology, axes).tolist())))
+
+    @property
+    def size(self) -> int:
+        """Chips of a group."""
+        return len(self.chips[0])
+
+    def members(self, chips: int) -> list[Chips]:
+        """Returns the chips of each group, of a machine of so many."""
+        return list(self.chips)
+
+    def __str__(self) -> str:
+        return f"{format_count(len(self.chips), 'group')} of {self.size} chips at once, along {joined(self.axes)}"
+
+
 def run_sizes(
     machine: str,
     spec: CollectiveSpec,
-    grouping: Grouping,
     sizes: Sequence[float],
     settings: Settings,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    grouping: Grouping | None = None,
 ) -> list[CollectiveResult]:
-    """Runs a collective in all groups at once for each size, bytes.
+    """Runs a collective on a machine file for each size, bytes.
 
     Args:
-        spec: its axes and its size are not used.
+        spec: without axes all axes of the machine; its size is not used.
+        settings: `key=value` overrides of the machine's fields, of `perturb`, and of `mesh`.
         progress: called with (sizes done, sizes in all).
+        grouping: groups that run it at once, instead of those along the axes.
 
     Raises:
-        InputError: unknown collective, algorithm or machine, or groups that do not fit it.
+        InputError: unknown collective, algorithm, axis or machine, an algorithm for another kind of machine, or groups
+            that do not fit it.
         OverflowError: longer than the clock counts.
     """
     topology, perturb = bench.load_machine(machine, settings)
     bench.check_names(spec.collective, spec.algorithm)
+    groups: Grouping | MeshGroups | None = grouping
+    if groups is None:
+        spec = replace(spec, axes=bench.axes_of(spec.axes, topology))
+        if whole_lines(topology, spec.axes) is None:
+            groups = MeshGroups.of(topology, spec.axes)
+        else:  # an algorithm that the machine refuses fails at once
+            algorithm_of(topology, spec.collective, spec.algorithm, sizes[0])
+    slowest = min(link.bandwidth for link in topology.links)
     rows = []
     for done, size in enumerate(sizes):
         progress(done, len(sizes))
-        rows.append(run_groups(topology, replace(spec, size_bytes=size), grouping, perturb))
+        units.to_ps(size / slowest)  # a message that outlasts the clock is an error
+        sized = replace(spec, size_bytes=size)
+        row = run_groups(topology, sized, groups, perturb) if groups else bench.run_collective(topology, sized, perturb)
+        rows.append(row)
     return rows
 
 
 def run_groups(
-    topology: Topology, spec: CollectiveSpec, grouping: Grouping, perturb: PerturbSpec | None = None
+    topology: Topology, spec: CollectiveSpec, grouping: Grouping | MeshGroups, perturb: PerturbSpec | None = None
 ) -> CollectiveResult:
     """Runs a collective once; it ends when the last group does. The closed form is that of one group by itself.
 
