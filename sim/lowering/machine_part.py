@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sim.program import Ids
-from sim.topology.graph import Topology, find_reducer
+from sim.topology.graph import Topology
 from sim.topology.group import group_of
 from sim.topology.mesh import mesh_groups, mesh_of_pieces, mesh_without
 
@@ -32,10 +32,6 @@ def cut_machine(topology: Topology, axes: Sequence[str]) -> tuple[MachinePart, .
     for chips in np.sort(mesh_groups(topology, tuple(mesh))):
         group = group_of(topology.intact, tuple(chips.tolist()))
         lost = frozenset(np.flatnonzero(np.isin(group.links, sorted(topology.failed))).tolist())
-        machine, nodes = group.machine, range(len(chips), len(group.machine.nodes))
-        reduction = machine.reduction
-        if reduction.enabled and reduction.node is None and reduction.multicast_node is None:  # a box has its switch
-            reduction = replace(reduction, node=find_reducer(machine.links, len(chips), nodes))
-        machine = replace(machine, mesh=mesh_of_pieces(machine.axes, list(mesh.items())), reduction=reduction)
+        machine = replace(group.machine, mesh=mesh_of_pieces(group.machine.axes, list(mesh.items())))
         parts.append(MachinePart(chips, group.links, machine.fail_links(lost)))
     return tuple(parts)

@@ -94,8 +94,8 @@ class SwitchReduction(Struct, frozen=True):
     enabled: bool = False
     node: int | None = None
     """Node that adds up and multicasts and has a link to every chip; None if there is no such node."""
-    multicast_node: int | None = None
-    """Switch that only adds up and multicasts: no message from chip to chip takes its links."""
+    multicast_nodes: frozenset[int] = frozenset()
+    """Switches that only add up and multicast: no message from chip to chip takes their links."""
 
 
 class Failures(Struct, frozen=True, eq=False):
@@ -293,7 +293,7 @@ def _fail_links(machine: Topology, failed: frozenset[int]) -> Topology:
         failed |= _back(machine, failed)
     reduction = machine.reduction
     if any(reduction.node in (machine.links[link].src, machine.links[link].dst) for link in failed):
-        reduction = SwitchReduction(multicast_node=reduction.multicast_node)
+        reduction = SwitchReduction(multicast_nodes=reduction.multicast_nodes)
     return replace(
         machine,
         axes=tuple(replace(axis, ring=axis.ring and axis.name not in along) for axis in machine.axes),
@@ -356,7 +356,7 @@ def build(spec: GraphSpec, stack: StackSpec) -> Topology:
             node=find_reducer(
                 links, len(chips), [number[name] for name in nodes if spec.nodes[name] == _adds_up(spec)]
             ),
-            multicast_node=next((number[name] for name in nodes if spec.nodes[name] == "multicast"), None),
+            multicast_nodes=frozenset(number[name] for name in nodes if spec.nodes[name] == "multicast"),
         ),
     )
     for chip in range(1, len(chips)):

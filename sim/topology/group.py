@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sim.topology.folding import numbered_ports, owners
-from sim.topology.graph import Axis, Failures, Int32s, Link, Topology
+from sim.topology.graph import Axis, Failures, Int32s, Link, SwitchReduction, Topology, find_reducer
 from sim.topology.paths import Way, dimension_ordered
 
 
@@ -180,18 +180,22 @@ def _leaving(whole: Topology) -> tuple[tuple[Link, ...], ...]:
 def _part(whole: Topology, chips: tuple[int, ...], relays: tuple[int, ...], links: list[int]) -> Topology:
     """Returns the machine of these nodes and links under new numbers."""
     number = {node: i for i, node in enumerate((*chips, *relays))}
-    kept = (whole.links[link] for link in links)
+    new = [
+        replace(whole.links[link], index=i, src=number[whole.links[link].src], dst=number[whole.links[link].dst])
+        for i, link in enumerate(links)
+    ]
+    given = whole.reduction
+    multicasts = frozenset(number[node] for node in given.multicast_nodes if node in number)
+    reducer = None if given.node is None else number.get(given.node)
+    if given.enabled and given.node is None:  # each box has its own
+        broken = {end for link in whole.failed for end in (whole.links[link].src, whole.links[link].dst)}
+        switches = [number[node] for node in given.multicast_nodes or relays if node in number and node not in broken]
+        reducer = find_reducer(new, len(chips), sorted(switches))
     return replace(
         whole,
         nodes=tuple(whole.nodes[node] for node in number),
-        links=tuple(replace(link, index=i, src=number[link.src], dst=number[link.dst]) for i, link in enumerate(kept)),
-        reduction=replace(
-            whole.reduction,
-            node=None if whole.reduction.node is None else number.get(whole.reduction.node),
-            multicast_node=None
-            if whole.reduction.multicast_node is None
-            else number.get(whole.reduction.multicast_node),
-        ),
+        links=tuple(new),
+        reduction=SwitchReduction(given.enabled, reducer, multicasts),
         is_vertex_transitive=whole.is_vertex_transitive and whole.has_ports,  # ports of its own for every chip
         failures=Failures(frozenset(i for i, link in enumerate(links) if link in whole.failed)),
     )

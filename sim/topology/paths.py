@@ -152,10 +152,10 @@ def _lengths(topology: Topology, dst: int, width: float, allowed: _Allowed) -> d
 
 def _passed(topology: Topology, node: int, dst: int, allowed: _Allowed) -> Iterator[Link]:
     """Yields the links by which a message for `dst` may arrive at a node."""
-    if node == topology.reduction.multicast_node or (node < topology.chips and node != dst and not allowed.forwarding):
+    if node in topology.reduction.multicast_nodes or (node < topology.chips and node != dst and not allowed.forwarding):
         return
     for link in _incoming(topology)[node]:
-        if (allowed.network or link.medium != "net") and link.src not in (dst, topology.reduction.multicast_node):
+        if (allowed.network or link.medium != "net") and link.src not in (dst, *topology.reduction.multicast_nodes):
             yield link
 
 

@@ -16,7 +16,7 @@ def check_ports(spec: GraphSpec, topology: Topology) -> None:
     """
     if not topology.reduction.enabled or topology.reduction.node is not None:
         return
-    wanted = "switch" if topology.reduction.multicast_node is None else "multicast"
+    wanted = "multicast" if topology.reduction.multicast_nodes else "switch"
     linked = {frozenset(edge.between) for edge in spec.links if spec.link_types[edge.link].medium != "net"}
     for box in boxes(topology) if wanted == "switch" else [range(topology.chips)]:
         without = {

@@ -155,7 +155,7 @@ def _most(box: Box, lanes: orders.Lanes, *, closed: bool) -> int:
     """Returns how many orders may have lanes at most: each leads to every chip and from it; chains do so twice."""
     leaving, entering = Counter[int](), Counter[int]()
     for link in box.topology.links:
-        if link.medium != "net" and link.dst != box.topology.reduction.multicast_node:
+        if link.medium != "net" and link.dst not in box.topology.reduction.multicast_nodes:
             leaving[link.src] += lanes.get(link.index, 0)
             entering[link.dst] += lanes.get(link.index, 0)
     most = min(MOST_RINGS, *(min(leaving[chip], entering[chip]) for chip in box.chips))

@@ -45,7 +45,7 @@ def part_of(name: str, chips: int) -> Topology:
 
 def runs(collective: str, kernel: str, topology: Topology) -> bool:
     """Whether the machine offers the kernel."""
-    one_switch = topology.kind == "switch" or topology.reduction.multicast_node is not None
+    one_switch = topology.kind == "switch" or bool(topology.reduction.multicast_nodes)
     needed = {
         "nvls": topology.reduction.enabled and one_switch,
         "nvls_tree": topology.reduction.enabled and not one_switch,

@@ -77,7 +77,7 @@ def reducers(topology: Topology) -> tuple[int, ...]:
     box_list = boxes(topology)
     if not topology.reduction.enabled or len(box_list) == 1:
         return () if topology.reduction.node is None else (topology.reduction.node,)
-    if topology.reduction.multicast_node is not None:
+    if topology.reduction.multicast_nodes:
         return ()
     working = [link for link in topology.working_links if link.medium != "net"]
     linked = {(link.src, link.dst) for link in working}

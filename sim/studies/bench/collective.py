@@ -268,8 +268,8 @@ def axes_of(names: tuple[str, ...], topology: Topology) -> tuple[str, ...]:
     Raises:
         InputError: axes that the machine does not have, or of one chip.
     """
-    got = ",".join(names)
     axes = {axis.name: axis.size for axis in topology.mesh}
+    got = ",".join(names or axes)
     if len(names) == 1 and names[0] not in axes:
         names = tuple(names[0])
     names = names or tuple(axes)
