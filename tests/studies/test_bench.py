@@ -218,6 +218,40 @@ def test_what_a_switch_cannot_do_is_named(collective, options, message):
     assert (code, out, err) == (2, "", f"error: {message}\n")
 
 
+@pytest.mark.parametrize(
+    ("topology", "mesh", "axes", "alone", "its_axes"),
+    [
+        ("dgx_h100_x2", "{box: boxes, gpu: 8}", "gpu", "dgx_h100", "g"),
+        ("dgx_h100_x2", "{box: boxes, gpu: 8}", "box,gpu", "dgx_h100_x2", "g"),
+        ("tpu_v4_4x4x4", "{x: x, yz: [y, z]}", "yz", "tpu_v4_4x4x4", "yz"),
+        ("tpu_v4_4x4x4", "{x: x, yz: [y, z]}", "yz", "tpu_v4_4x4x4", "y,z"),
+    ],
+)
+def test_axes_of_a_mesh_are_groups(topology, mesh, axes, alone, its_axes, monkeypatch, capsys):
+    def run(*arguments: str) -> float:
+        monkeypatch.setattr("sys.argv", ["sim", "collective", "all_reduce", *arguments, "--size", "64MiB", "--json"])
+        with pytest.raises(SystemExit):
+            cli.main()
+        return float(json.loads(capsys.readouterr().out)[0]["time_s"])
+
+    in_mesh = run("--topology", topology, "--set", f"mesh={mesh}", "--axes", axes)
+    assert in_mesh == pytest.approx(run("--topology", alone, "--axes", its_axes), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        ("{a: 3, b: 4}", "must have a product of at most the machine's 8 chips, got 12"),
+        ("{a: [x, y]}", "must be a number of chips, 'boxes' or 'racks' on a switch, got ['x', 'y']"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_named(collective, mesh, message):
+    write(Path(), {"topology": SWITCH})
+    code, out, err = collective("all_gather", "--size", "1 MiB", "--set", f"mesh={mesh}")
+    assert (code, out) == (2, "")
+    assert message in err
+
+
 # --- NCCL ------------------------------------------------------------------------------------------------------------
 
 
