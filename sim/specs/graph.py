@@ -236,7 +236,8 @@ class Drawing:
         if not here or not there or (here == there and len(here) == 1):
             raise wrong("links", number, "between", rule="must name two different nodes", got=edge.between)
         if edge.link not in self.link_types:
-            hint = suggest(edge.link, self.link_types)
+            adds = f"link_types: {{{edge.link}: {edge.link}}} adds a file or shipped link of that name"
+            hint = "; ".join(filter(None, (suggest(edge.link, self.link_types), adds)))
             raise wrong("links", number, "link", rule="must be one of the link_types", got=edge.link, hint=hint)
         self._count += edge.count * (len(here) * len(there) if here != there else math.comb(len(here), 2))
         if self._count > MAX_LINKS:

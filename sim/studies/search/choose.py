@@ -58,7 +58,7 @@ class Goal(Struct, frozen=True):
             return fast
         hint = f"the fastest tried takes {format_seconds(min(simulated_figures(row).step_s for row in fitting_rows))}"
         raise InputError(
-            "must allow a candidate that fits", where="--max-step", got=f"{self.max_step_s:g} s", hint=hint
+            "must allow a candidate that fits", where="--max-step", got=format_seconds(self.max_step_s), hint=hint
         )
 
     def best(self, rows: Sequence[Row], objective: str) -> Row:
