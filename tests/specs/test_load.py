@@ -349,8 +349,8 @@ def test_chips_that_cannot_share_heads_and_d_ff_are_met_with_those_that_can(sett
         ({"between": ["a"], "link": "nv"}, "links[0].between: must have 2 or more entries, got ['a']"),
         (
             {"between": ["a", "b"], "link": "vn"},
-            "links[0].link: must be one of the link_types, got 'vn'; choose from nv; link_types: {vn: vn} adds a file or "
-            "shipped link of that name",
+            "links[0].link: must be one of the link_types, got 'vn'; choose from nv; link_types: {vn: vn} adds a file "
+            "or shipped link of that name",
         ),
         ({"between": ["a", "b"], "link": "nv", "cuont": 2}, "links[0]: unknown key 'cuont'; did you mean 'count'?"),
     ],
