@@ -112,14 +112,15 @@ class _PassCounter(LatentBuilder, ExpertsBuilder):
             self.add_scaling(name, rows, self.E / self.e, uses.d_model)
 
     def add_embedding(self) -> None:
-        """Appends the look-up of the chip's rows of the table, and the sum over the chips, scattered like the
-        stream."""
-        size = float(self.scenario.workload.batch * self.L * self.E * self.a)
+        """Appends the look-up of the chip's own tokens, of all that it has rows of the table for, and the sum over the
+        chips, scattered like the stream."""
+        own = tuple(axis for axes in self.stream_axes[:2] for axis in axes if axis not in self.vocabulary_axes)
+        size = self.scenario.workload.batch * self.L * self.E * self.a / self.group_size(own)
         self.add_elementwise("embedding", size)
         left = self.vocabulary_axes
         for axes in self.stream_axes:
             summed = tuple(axis for axis in axes if axis in self.vocabulary_axes)
-            size /= self.group_size(tuple(axis for axis in axes if axis not in summed))
+            size /= self.group_size(tuple(axis for axis in axes if axis not in (*summed, *own)))
             self.add_collective("embedding", "reduce_scatter", summed, size)
             size /= self.group_size(summed)
             left = tuple(axis for axis in left if axis not in summed)

@@ -187,10 +187,11 @@ class Dataflow(Protocol[V]):
     def join(self, parts: Sequence[V], dim: str) -> V:
         """The reverse of `split`."""
 
-    def embed(self, table: V, name: str, after: V | None = None, length: int | None = None) -> V:
-        """Looks up the tokens of this pass in the table V_aE: BLE, a partial sum over the axes that split the table.
+    def embed(self, table: V, rows: str, name: str, after: V | None = None, length: int | None = None) -> V:
+        """Looks up tokens of this pass in the table V_aE: BLE, a partial sum over the axes that split the table.
 
         Args:
+            rows: notation of what each chip looks up, `B_d L E`.
             after: tokens that must be there.
             length: tokens of a sequence; None for those of the pass.
         """

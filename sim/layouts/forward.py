@@ -64,20 +64,23 @@ class ForwardPass(Struct, Generic[V], frozen=True):
         """Returns the embedded tokens, or the received input of an encoder, for each part of the batch."""
         if not self.has_logits:
             return self._split_batch(self._without_padding(self.flow.receive(self._notation(), packed=False)))
-        x = self._look_up("")
         if self.batch_layer.split_dim == "L" and (self.batch_layer.uses.tokens or self.batch_layer.uses.positions):
             # Halves of the positions, each of which the chips share.
+            x = self._look_up("", dims="B")
             return tuple(Stream(self._deal_tokens(part)) for part in self.flow.split(x, "L", self._sizes))
-        return self._split_batch(self._without_padding(self._deal_tokens(x)))
+        return self._split_batch(self._without_padding(self._deal_tokens(self._look_up(""))))
 
     def embed(self, part: str, after: V, length: int | None) -> V:
         """Returns embedded tokens of each sequence, all or `length` of them, once `after`, the last of them, is
         there."""
         return self._deal_tokens(self._look_up(part, after, length), part)
 
-    def _look_up(self, part: str, after: V | None = None, length: int | None = None) -> V:
+    def _look_up(self, part: str, after: V | None = None, length: int | None = None, dims: str = "BL") -> V:
+        """Looks up tokens: of `dims` the chip's own, but for chips that have other rows of the table."""
         table = f"V_{named(self.head)} E"
-        return self.flow.embed(self.flow.weight("embedding", table, table), "embedding" + part, after, length)
+        own = {dim: tuple(axis for axis in self.batch_layer.stream[dim] if axis not in self.head) for dim in dims}
+        rows = f"B_{named(own['B'])} L_{named(own.get('L', ()))} E"
+        return self.flow.embed(self.flow.weight("embedding", table, table), rows, "embedding" + part, after, length)
 
     def _without_padding(self, x: V) -> V:
         return self.flow.unpad([x], "remove padding")[0] if self.batch_layer.packed else x
@@ -87,7 +90,8 @@ class ForwardPass(Struct, Generic[V], frozen=True):
         flow = self.flow
         for dim, axes in self.batch_layer.stream.items():
             summed = tuple(axis for axis in axes if axis in self.head)
-            x = flow.local_slice(x, dim, tuple(axis for axis in axes if axis not in summed))
+            done = x.tensor.dim(dim).axes
+            x = flow.local_slice(x, dim, tuple(axis for axis in axes if axis not in (*summed, *done)))
             (x,) = flow.reduce_scatter([(x, dim)], summed, "embedding" + part)
         return flow.all_reduce([x], tuple(x.tensor.partial), "embedding" + part)[0]
 

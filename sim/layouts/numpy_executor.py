@@ -245,14 +245,20 @@ class NumpyExecutor:
     def receive_rows(self, rows: Shards, way: Literal["dispatch", "combine"], exchange: Exchange, name: str) -> Shards:
         return rows
 
-    def embed(self, table: Shards, name: str, after: Shards | None = None, length: int | None = None) -> Shards:
-        axes, rows = table.tensor.dim("V").axes, table.tensor.local_shape[0]
+    def embed(
+        self, table: Shards, rows: str, name: str, after: Shards | None = None, length: int | None = None
+    ) -> Shards:
+        axes, held = table.tensor.dim("V").axes, table.tensor.local_shape[0]
+        tokens = sharding.from_notation(rows, {**self.sizes, "L": self.tokens.shape[1]}, self.mesh)
         shards = []
         for chip in self.grid.chips:
-            local = self.tokens - self.grid.block(axes, chip) * rows
-            mine = (local >= 0) & (local < rows)
+            own = self.tokens
+            for number, dim in enumerate(tokens.dims[:2]):
+                parts = np.split(own, tokens.group_size(dim.axes), axis=number)
+                own = parts[self.grid.block(dim.axes, chip)]
+            local = own - self.grid.block(axes, chip) * held
+            mine = (local >= 0) & (local < held)
             shards.append(np.where(mine[..., None], table.shards[chip][np.where(mine, local, 0)], 0.0))
-        tokens = sharding.from_notation("B L E", {**self.sizes, "L": self.tokens.shape[1]}, self.mesh)
         return Shards(Sharded(tokens.dims, tokens.mesh, tokens.dtype, axes), tuple(shards))
 
     def pad(self, values: Sequence[Shards], name: str) -> tuple[Shards, ...]:

@@ -245,8 +245,8 @@ class Lowering:
     def receive_rows(self, rows: Value, way: Way, exchange: Exchange, name: str) -> Value:
         return Value(rows.tensor, self.experts.receive(way, exchange, name, rows.after))
 
-    def embed(self, table: Value, name: str, after: Value | None = None, length: int | None = None) -> Value:
-        tokens = self.tensor("B L E")
+    def embed(self, table: Value, rows: str, name: str, after: Value | None = None, length: int | None = None) -> Value:
+        tokens = self.tensor(rows)
         dims = tuple(replace(dim, size=length) if length and dim.name == "L" else dim for dim in tokens.dims)
         result = Sharded(dims, tokens.mesh, tokens.dtype, table.tensor.dim("V").axes)
         return self.elementwise(name, [], result, after=after.after if after else ())
