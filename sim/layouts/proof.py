@@ -49,7 +49,7 @@ def prove(scenario: Scenario, topology: Topology) -> None:
         return
     most = 4 if len(topology.mesh) < 3 else 2
     axes = tuple((axis.name, min(axis.size, most)) for axis in topology.mesh)
-    uses = scenario.uses(tuple(name for name, _ in axes))
+    uses = scenario.uses(dict(axes))
     small = _shrink(scenario, prod(size for _, size in axes))
     key = axes, uses, SCHEMES[small.residual], small.layout.model_dump_json(), small.model, small.overlap
     if key in _proven:

@@ -67,7 +67,7 @@ def lower_layers(
         keep: as in `lower`.
         transfer: of the cache to chips outside `topology`.
     """
-    uses = scenario.uses(tuple(axis.name for axis in topology.mesh))
+    uses = scenario.uses({axis.name: axis.size for axis in topology.mesh})
     if owner("preset", scenario.layout.preset) or owner("residual_scheme", scenario.residual):
         from sim.layouts.proof import prove
 

@@ -29,7 +29,7 @@ class Communication:
     def __init__(self, scenario: Scenario) -> None:
         self.topology = computing_part(scenario)
         self.lengths: Mapping[str, int] = {axis.name: axis.size for axis in self.topology.mesh}
-        self.uses = scenario.uses(tuple(self.lengths))
+        self.uses = scenario.uses(self.lengths)
         self.collective = functools.cache(self._collective)
         self._scenario = scenario
 

@@ -1,5 +1,7 @@
 """One experiment."""
 
+from collections.abc import Mapping
+from itertools import permutations
 from typing import Annotated, Self
 
 from msgspec.structs import replace
@@ -170,7 +172,7 @@ class Scenario(Strict):
         own = self.layout.uses or self.mesh or self.layout.preset in self.presets
         if own or self.topology.lines:
             return self
-        at = self.uses(("chips",))
+        at = self.uses({"chips": 1})
         if not (at.heads and at.d_ff):
             return self
         model, most = self.model, self.topology.chip_count // self.layout.mesh.pipeline
@@ -260,7 +262,7 @@ class Scenario(Strict):
             rule = f"'{self.layout.overlap}' requires a serial block"
             raise wrong("layout", "overlap", rule=rule, got=self.layout.overlap, hint="layout.block: serial")
         if self.layout.residual in UNSUMMED and self.layout.preset in PRESETS:
-            at = self.uses(("x", "y", "z"))
+            at = self.uses(dict.fromkeys("xyz", 1))
             if not (at.whole and at.plain and at.heads == at.d_ff and self.layout.attention == "heads"):
                 rule = "requires a layout in which every chip holds the full residual stream"
                 hint = "a scheme that makes all its sums, such as ladder"
@@ -279,16 +281,30 @@ class Scenario(Strict):
             raise wrong("layout", "hybrid", "ladder_layers", rule=rule, got=got)
         return self
 
-    def uses(self, axes: Axes) -> Uses:
-        """Returns the uses of the mesh axes.
+    def uses(self, lengths: Mapping[str, int]) -> Uses:
+        """Returns the uses of the mesh axes, by their lengths.
+
+        A preset that deals all heads and d_ff alike takes the axes in the order that splits the most key-value heads.
 
         Raises:
             InputError: uses of one's own that are not of these axes.
         """
-        own = self.layout.uses or self.presets.get(self.layout.preset)
+        own, axes = self.layout.uses or self.presets.get(self.layout.preset), tuple(lengths)
         at = own.over(axes) if own else PRESETS[self.layout.preset](axes)
         at = at if self.model.experts else replace(at, experts=())
+        if not own and at.whole and at.plain and at.heads == at.d_ff:
+            order = max(permutations(at.heads), key=lambda order: self._split_key_values(order, lengths))
+            at = replace(at, heads=order, d_ff=order)
         return replace(at, tokens=at.summed) if self.layout.sequence_parallel else at
+
+    def _split_key_values(self, axes: Axes, lengths: Mapping[str, int]) -> int:
+        """Returns the ways in which the outermost of some axes split the key-value heads."""
+        ways = 1
+        for axis in axes:
+            if self.model.kv_heads % (ways * lengths[axis]):
+                break
+            ways *= lengths[axis]
+        return ways
 
     @property
     def part(self) -> TopologySpec:

@@ -52,7 +52,7 @@ class DealtPass(Struct, frozen=True):
     @property
     def uses(self) -> Uses:
         """Uses of the mesh axes."""
-        return self.scenario.uses(tuple(self.lengths))
+        return self.scenario.uses(self.lengths)
 
     def chips(self, axes: Axes) -> int:
         """Returns the number of chips along some axes."""
@@ -121,7 +121,7 @@ class DealtPass(Struct, frozen=True):
     def splits_whole_tokens(self) -> bool:
         """True if `layout.sequence_parallel` splits tokens that the layout by itself does not."""
         layout = self.layout.model_copy(update={"sequence_parallel": False})
-        alone = self.scenario.model_copy(update={"layout": layout}).uses(tuple(self.lengths))
+        alone = self.scenario.model_copy(update={"layout": layout}).uses(self.lengths)
         return self.chips(tuple(axis for axis in alone.summed if axis not in alone.tokens)) > 1
 
     @property

@@ -49,5 +49,5 @@ def test_halves_of_prompts_are_whole_tiles(prompt: int, batch: int, sizes: list[
     settings = [f"workload.prompt={prompt}", f"workload.batch={batch}", "layout.overlap=token_halves"]
     scenario = load.scenario("vllm_llama3_70b_tp8", settings)
     flow = SimpleNamespace(mesh=(("t", 8),))
-    uses = scenario.uses(("t",))
+    uses = scenario.uses({"t": 1})
     assert list(part_sizes(flow, scenario, uses, halves=True)) == sizes

@@ -33,7 +33,7 @@ def scenario(layout: str, *settings: str):
 )
 def test_uses_written_out_are_the_preset(uses, preset):
     own, named_one = scenario(f"{{uses: {uses}}}"), scenario(f"{{ffn: {preset}}}")
-    assert own.uses(("x", "y", "z")) == PRESETS[preset](("x", "y", "z"))
+    assert own.uses(dict.fromkeys("xyz", 1)) == PRESETS[preset](("x", "y", "z"))
     times = [simulate_pass(each).makespan_ps for each in (own, named_one)]
     assert times[0] == times[1]
 
@@ -41,7 +41,7 @@ def test_uses_written_out_are_the_preset(uses, preset):
 def test_a_preset_of_ones_own_has_a_name():
     presets = "presets={mine: {d_model: [z], heads: [x, y], d_ff: [x, y], residual: {x: d_model, y: d_model}}}"
     found = scenario("{ffn: mine}", presets)
-    assert found.uses(("x", "y", "z")).d_model == ("z",)
+    assert found.uses(dict.fromkeys("xyz", 1)).d_model == ("z",)
     assert simulate_pass(found).makespan_ps > 0
 
 
@@ -71,8 +71,8 @@ def test_a_phase_may_have_uses_of_its_own():
     layout = "{ffn: weight_stationary_2d, prefill: {uses: {gather: [x, y, z]}}}"
     phase = "workload={phase: generate, batch: 64, prompt: 64, generate: 1, weights: bf16}"
     prefill, decode = load.scenario("palm540b_decode_ws2d", [f"layout={layout}", phase, "stack=ideal"]).phases
-    assert prefill.uses(("x", "y", "z")).gather == ("x", "y", "z")
-    assert decode.uses(("x", "y", "z")) == PRESETS["weight_stationary_2d"](("x", "y", "z"))
+    assert prefill.uses(dict.fromkeys("xyz", 1)).gather == ("x", "y", "z")
+    assert decode.uses(dict.fromkeys("xyz", 1)) == PRESETS["weight_stationary_2d"](("x", "y", "z"))
 
 
 def test_names_of_several_letters_are_told_apart():

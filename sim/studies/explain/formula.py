@@ -82,7 +82,7 @@ def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
 def _wires(scenario: Scenario) -> Iterator[Model]:
     """Yields communication alone, from the paper's volumes to all collectives of the layers."""
     rings, lines = close_rings(scenario), scenario.part.lines
-    at = scenario.uses(tuple(lines))
+    at = scenario.uses(_lengths(scenario))
     over = [axes for axes in (at.d_model, at.d_ff, at.gather) if _ways(rings, axes) > 1]
     if not over:
         return
@@ -140,8 +140,13 @@ def _padding(scenario: Scenario) -> str:
 
 def _width(scenario: Scenario) -> int:
     """Returns d_model as it is computed."""
-    lengths = {name: axis.size for name, axis in scenario.part.lines.items()}
-    return computed_d_model(scenario, scenario.uses(tuple(lengths)), lengths)
+    lengths = _lengths(scenario)
+    return computed_d_model(scenario, scenario.uses(lengths), lengths)
+
+
+def _lengths(scenario: Scenario) -> dict[str, int]:
+    """Returns the lengths of a torus's axes."""
+    return {name: axis.size for name, axis in scenario.part.lines.items()}
 
 
 def _ffn_sizes(scenario: Scenario, at: Uses) -> dict[Axes, float]:
@@ -197,7 +202,7 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
         flops = pope.compute_time(parameters, tokens, n, peak)
         return max(flops, pope.memory_time(parameters, w, 0, n, hbm) + cache) + communication
 
-    f = _ways(scenario, scenario.uses(tuple(scenario.part.lines)).d_ff)
+    f = _ways(scenario, scenario.uses(_lengths(scenario)).d_ff)
     heads = ceil(model.computed_heads / f) * f
     cached = heads if model.kv_heads == model.heads else model.kv_heads
     per_head = 2 * model.d_model * model.d_head * scenario.layers
@@ -222,7 +227,7 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     rest, multiplied = communication + ends, [name for name in flops if name != "attention"]
     computed, cache = sum(flops[name] for name in multiplied), read["attention"]
     gathered = {name.removesuffix(" weights all-gather") for name in terms if name.endswith(" weights all-gather")}
-    g = _ways(scenario, scenario.uses(tuple(scenario.part.lines)).gather) if gathered else 1
+    g = _ways(scenario, scenario.uses(_lengths(scenario)).gather) if gathered else 1
     chip_bytes = sum(read[name] / (g if name in gathered else 1) for name in multiplied)
     what = f"{model.kv_heads} key-value head{'s' if model.kv_heads > 1 else ''} for {n} chips"
     why = f"{what}: chips read copies of the weights and repeat some of each other's projections"
