@@ -115,8 +115,9 @@ class Pass(Struct, frozen=True, dict=True):
         roles = {chip: "straggler" for each in perturb.stragglers for chip in each.chips}
         slow = {name for each in perturb.slow_links for name in each.links}
         for link in self.topology.links:
-            if link.name in slow or link.index in self.topology.failed:
-                roles.setdefault(link.src, "slow link" if link.name in slow else "failed link")
+            chip = next((end for end in (link.src, link.dst) if end < self.topology.chips), None)
+            if chip is not None and (link.name in slow or link.index in self.topology.failed):
+                roles.setdefault(chip, "slow link" if link.name in slow else "failed link")
         return roles
 
     @property
