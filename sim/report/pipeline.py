@@ -137,21 +137,26 @@ def report_passes(trace: Trace, batches: Batches, scenario: Scenario, spec: Pipe
 def report_requests(passes: Passes, spec: PipelineSpec, latency_s: float) -> PipelineReport:
     """Returns the figures of whole requests of one phase, of which `passes` has one forward pass each.
 
+    The pipeline fills and drains once: passes beyond those simulated follow at their interval.
+
     Args:
-        latency_s: mean of a request, all its passes; every other time is assumed to grow as it does.
+        latency_s: mean of a request, all its passes; the interval is assumed to grow as it does.
     """
     times = latency_s / passes.latency_mean_s
-    requests = spec.requests * times / passes.count
+    further = spec.requests * times - passes.count
+    total_s = passes.total_s + further * passes.interval_s
+    idle_s = [each.idle_s - further * (each.busy_s + each.wait_s) / passes.count for each in passes.stages]
+    further_s = further * passes.interval_s
     return PipelineReport(
         schedule=spec.schedule,
         requests=spec.requests,
         in_flight=spec.max_in_flight(len(passes.stages)),
-        total_s=passes.total_s * requests,
-        closed_form_total_s=passes.closed_form.total * requests,
+        total_s=total_s,
+        closed_form_total_s=passes.closed_form.total + further * passes.closed_form.interval,
         latency_mean_s=latency_s,
         interval_s=passes.interval_s * times,
         requests_per_s=1 / (passes.interval_s * times),
-        bubble=passes.bubble,
+        bubble=sum(max(idle + further_s, 0.0) for idle in idle_s) / len(idle_s) / total_s,
         passes=passes,
     )
 

@@ -145,7 +145,7 @@ def test_throughput_mfu_and_cost_are_of_useful_tokens_over_the_time_of_all_chips
 
 
 def test_the_time_of_all_requests_is_that_of_their_passes(done: Run):
-    """Each pass of a phase adds its share of the simulated makespan; the steps of a request add up."""
+    """Those simulated fill and drain the pipeline once, the others follow at their interval."""
     pipeline = done.report.pipeline
     assert pipeline is not None
     total_s = 0.0
@@ -153,10 +153,27 @@ def test_the_time_of_all_requests_is_that_of_their_passes(done: Run):
         own = part.report.pipeline
         assert own is not None
         assert own.passes is not None
-        share = part.makespan_ps * 1e-12 / own.passes.count
         grows = part.report.simulated.latency_s / (steps * own.passes.latency_mean_s)
-        total_s += pipeline.requests * steps * share * grows
+        further = pipeline.requests * steps * grows - own.passes.count
+        total_s += part.makespan_ps * 1e-12 + further * own.passes.interval_s
     assert pipeline.total_s == pytest.approx(total_s, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 64])
+def test_a_pipeline_of_decode_steps_fills_once(steps: int):
+    """n steps of two requests on two stages of a and b, without sends: a result every max(a, b), and once a + b for the
+    first. So all take a + b + (2 n - 1) max(a, b), and a stage of a is busy for 2 n a of it."""
+    given: dict[str, Any] = {"schedule": "non_blocking", "stages": [3, 3], "requests": 2, "phase": "decode"}
+    given["more"] = {"workload": {"generate": steps}}
+    found = run(scenario(**given, ends=False)).report.pipeline
+    assert found is not None
+    assert found.passes is not None
+    stages_s = [stage.pass_s for stage in found.passes.stages]
+    total_s = sum(stages_s) + (2 * steps - 1) * max(stages_s)
+    assert found.total_s == pytest.approx(total_s, rel=1e-9)
+    assert found.closed_form_total_s == pytest.approx(total_s, rel=1e-9)
+    busy = sum(2 * steps * each for each in stages_s) / (2 * total_s)
+    assert found.bubble == pytest.approx(1 - busy, rel=1e-6)
 
 
 def test_no_request_follows_another_sooner_than_the_controller_can_call():

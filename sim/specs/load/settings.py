@@ -9,6 +9,7 @@ from typing import Any
 from sim import units
 from sim.errors import InputError
 from sim.specs.load.boxes import inherit
+from sim.specs.load.keys import fields_at
 from sim.specs.load.places import Path_
 from sim.specs.load.references import expand, expand_inside, inside
 from sim.specs.load.yaml_text import parse
@@ -41,7 +42,8 @@ def apply(root: str, raw: dict[str, Any], setting: str, origins: dict[Path_, str
         elif not isinstance(holder[part], dict):
             raise InputError(f"'{part}' holds a value, not fields", where=where, got=holder[part])
         holder = holder.setdefault(part, {})
-    if isinstance(value, str) and (factor := RELATIVE.fullmatch(value.strip())):
+    known = keys[-1] in holder or keys[-1] in fields_at(root, keys[:-1])  # else the key is what is wrong
+    if known and isinstance(value, str) and (factor := RELATIVE.fullmatch(value.strip())):
         value = _scaled(holder.get(keys[-1]), float(factor[1]), where)
     kind, fields = inside(root, keys)
     # Drop origins of what is replaced, so that an error names the setting and not the file it overrode.
