@@ -163,6 +163,12 @@ def attention_data_parallel(axes: Axes) -> Uses:
     return Uses(d_ff=axes, tokens=axes)
 
 
+def data_parallel(axes: Axes) -> Uses:
+    """Narayanan et al. 2021 (Megatron-LM, section 3): copies of the model along the first axis, each with sequences of
+    its own; a copy is split over the other axes, as `tensor_parallel` splits it."""
+    return Uses(batch=axes[:1], heads=axes[1:], d_ff=axes[1:])
+
+
 def expert_parallel(axes: Axes) -> Uses:
     """DeepSeek-V3 (2024, section 3.4): every chip has sequences of its own and all weights but the routed experts,
     which are split over the chips; tokens are sent to them."""
@@ -188,6 +194,7 @@ PRESETS: dict[str, Preset] = {
     "megatron_sequence_parallel": megatron_sequence_parallel,
     "fsdp": fsdp,
     "attention_data_parallel": attention_data_parallel,
+    "data_parallel": data_parallel,
     "expert_parallel": expert_parallel,
     "tensor_expert_parallel": tensor_expert_parallel,
 }

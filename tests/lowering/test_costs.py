@@ -36,6 +36,7 @@ WITHOUT_LOOPS = (
     "tensor_parallel",
     "megatron_sequence_parallel",
     "attention_data_parallel",
+    "data_parallel",
     "expert_parallel",
     "tensor_expert_parallel",
 )

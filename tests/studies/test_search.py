@@ -113,7 +113,7 @@ def test_candidates_run_on_the_mesh_that_they_name(name):
         scenario = load.scenario(search.BASE, point.settings)
         axes = {axis.name: axis.size for axis in mesh_of(scenario).mesh}
         if own := scenario.layout.uses:  # several axes used as one
-            first = own.d_model or list(own.residual)
+            first = own.d_model or list(own.residual) or own.batch
             assert point.choices["mesh"].split("x")[0] == str(prod(axes[axis] for axis in first))
             continue
         sizes = "x".join(map(str, axes.values()))
