@@ -14,7 +14,7 @@ from sim.plots.style import add_legend, figure_width, points, text_width
 from sim.program import Floats, Ints, Program
 from sim.report import spans as sp
 from sim.report.lanes import Held, Lane
-from sim.report.ops import COLLECTIVES, parse_op
+from sim.report.ops import COLLECTIVES, EXCHANGE_KERNEL, parse_op
 from sim.units import PS_PER_S
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DARK = PALETTE["black"]
-_DARK_CLASSES = ("matmul", "elementwise", "reduce-scatter", "all-to-all", "dispatch", "send", "copy")
+_DARK_CLASSES = ("matmul", "elementwise", "reduce-scatter", "all-to-all", "dispatch", EXCHANGE_KERNEL, "send", "copy")
 _NAME_POINTS = 6.5
 """Size of the names in bars."""
 WIDTH_IN = 11.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from sim.report import critical_path as critical
-from sim.report.ops import WAIT
+from sim.report.ops import EXCHANGE_KERNEL, WAIT
 
 PALETTE = {
     "blue": "#0072B2",
@@ -21,12 +21,13 @@ PALETTE = {
     "forest": "#117733",
     "sand": "#DDCC77",
     "teal": "#44AA99",
+    "rose": "#CC6677",
     "black": "#222222",
     "grey": "#8C8C8C",
     "light": "#DDDDDD",
 }
 """Colours that stay apart for colour-blind readers (Okabe and Ito 2008, jfly.uni-koeln.de/color), and three greys;
-for what is rare, six of the muted scheme of Paul Tol (SRON technical note 09-002, 2021)."""
+for what is rare, seven of the muted scheme of Paul Tol (SRON technical note 09-002, 2021)."""
 
 SERIES_COLOURS = tuple(
     PALETTE[name]
@@ -45,6 +46,7 @@ OP_COLOURS = {
     "all-to-all": PALETTE["green"],
     "dispatch": PALETTE["forest"],
     "combine": PALETTE["sand"],
+    EXCHANGE_KERNEL: PALETTE["rose"],
     "broadcast": PALETTE["yellow"],
     "permute": PALETTE["olive"],
     "send": PALETTE["wine"],

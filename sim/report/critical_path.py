@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from sim.program import Ids, Ints, Kind, Program
 from sim.program.trace import Trace
-from sim.report.ops import COLLECTIVES, classify_ops
+from sim.report.ops import COLLECTIVES, EXCHANGE_KERNEL, classify_ops
 from sim.report.roofline import is_memory_bound
 from sim.report.spans import sums_ps
 from sim.topology.graph import Link, Topology
@@ -42,7 +42,7 @@ CAUSES = {
     LATENCY: "messages in flight, after their link is free again",
     START: "what software takes to start a message of a collective and to see it, beside the link's latency",
     LAUNCH: "fixed time at the start of every collective",
-    KERNEL: "what the kernel of a collective takes at least, while its messages take less",
+    KERNEL: "what kernels of a collective take at least, beside its messages, and those that send and receive tokens",
     JOIN: "one stream waits for another, after a collective",
     COPY: "layers on their way from or to another memory",
     CALL: "requests on their way, calls, workers that look for work or room, the host between steps and in traces",
@@ -271,10 +271,11 @@ def _causes(
     held = np.array([code[_HELD.get(kind, TRANSFER)] for kind in Kind])
     kind, slow = program.kind[task], is_memory_bound(program)[task]
     cause = np.where(path.flies, flight[kind], held[kind])
-    cause = np.where(is_kernel(program, groups)[task], code[KERNEL], cause)
+    kernels = is_kernel(program, groups)[task]
+    cause = np.where(kernels, code[KERNEL], cause)
     waits = ~path.flies & (cause == code[TRANSFER]) & _waits_for_other_collective(trace, path)
     cause = np.where(waits, code[QUEUEING], cause)
-    computes = ~path.flies & (kind == Kind.COMPUTE)
+    computes = ~path.flies & (kind == Kind.COMPUTE) & ~kernels
     cause = np.where(computes, np.where(slow, code[MEMORY], code[COMPUTE]), cause)
     started = np.minimum(to_ps(topology.software.message_start_s), length) * (path.flies & (kind == Kind.SEND))
     fixed = np.minimum(program.overhead_ps[task], program.busy_ps[task]) * computes
@@ -287,13 +288,14 @@ def _causes(
 
 
 def is_kernel(program: Program, groups: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
-    """Returns [tasks] True for the least time of a collective's kernel.
+    """Returns [tasks] True for the least time of a collective's kernel, and for kernels that send and receive tokens.
 
     Args:
         groups: [ops] as `classify_ops` returns them.
     """
-    kernels = set(COLLECTIVES.values()) - {"send"}  # which a pipeline's host waits for
-    return np.asarray((program.kind == Kind.EVENT) & np.isin(groups, [*kernels])[program.op])
+    collectives = set(COLLECTIVES.values()) - {"send"}  # which a pipeline's host waits for
+    waits = (program.kind == Kind.EVENT) & np.isin(groups, [*collectives])[program.op]
+    return np.asarray(waits | (program.kind == Kind.COMPUTE) & (groups == EXCHANGE_KERNEL)[program.op])
 
 
 def link_class(topology: Topology, link: Link) -> str:

@@ -55,8 +55,10 @@ class OpMeasure(Struct, frozen=True):
 
     @property
     def bound(self) -> str:
-        """`compute` or `memory`, whichever takes longer; empty for a collective."""
-        return "" if self.kind != "compute" else "memory" if self.memory_s > self.compute_s else "compute"
+        """`compute` or `memory`, whichever takes longer; empty for a collective, and where neither takes time."""
+        if self.kind != "compute" or not max(self.memory_s, self.compute_s):
+            return ""
+        return "memory" if self.memory_s > self.compute_s else "compute"
 
     @property
     def exposed_each_s(self) -> float:

@@ -33,6 +33,10 @@ COPIES = ("fetch", "evict")
 _BY_FIRST_WORD = {"attention": "attention", "shared ": "shared experts"}
 """Classes of compute other than matmuls."""
 
+EXCHANGE_KERNEL = "exchange kernel"
+"""Class of kernels that send or receive an exchange's tokens on the compute stream; they multiply nothing."""
+_EXCHANGE_KERNEL = re.compile(rf".* ({'|'.join(EXCHANGES)}) (send|receive)")
+
 WAIT = "wait"
 """Class of requests, calls and polls of a pipeline."""
 
@@ -60,6 +64,8 @@ def parse_op(name: str) -> Op:
         group, operand = COLLECTIVES[match["collective"]], match["operand"]
         way, _, rest = operand.partition(" ")  # tokens that an all-to-all or a gather exchanges
         return Op(way, match["over"] or "", rest) if way in EXCHANGES else Op(group, match["over"] or "", operand)
+    if _EXCHANGE_KERNEL.fullmatch(name):
+        return Op(EXCHANGE_KERNEL, operand=name)
     group = next((group for word, group in _BY_FIRST_WORD.items() if name.startswith(word)), "matmul")
     return Op(group, operand=name)
 
@@ -71,5 +77,5 @@ def classify_ops(program: Program) -> npt.NDArray[np.str_]:
     others = ~np.isin(groups, [*COLLECTIVES.values(), "copy"])
     flops = np.bincount(program.op, weights=program.flops, minlength=len(groups))
     does = np.bincount(program.op[program.kind != Kind.EVENT], minlength=len(groups))
-    groups = np.where(others & (flops == 0), "elementwise", groups)
+    groups = np.where(others & (flops == 0) & (groups != EXCHANGE_KERNEL), "elementwise", groups)
     return np.where(others & (does == 0), WAIT, groups)

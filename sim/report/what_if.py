@@ -82,11 +82,17 @@ def _changes(program: Program, topology: Topology, path_shares: Shares) -> Itera
     launches, joins, kernels = kind == Kind.LAUNCH, kind == Kind.JOIN, is_kernel(program, groups)
     calls = (kind == Kind.EVENT) & ~kernels
     if kernels.any():
-        yield "kernels of collectives at once", lambda p: replace(p, flight_ps=np.where(kernels, 0, p.flight_ps))
+        yield (
+            "kernels of collectives at once",
+            lambda p: replace(p, busy_ps=np.where(kernels, 0, p.busy_ps), flight_ps=np.where(kernels, 0, p.flight_ps)),
+        )
     if program.overhead_ps.any() or program.busy_ps[launches].any():
         yield (
             "operations launched at once",
-            lambda p: replace(p, busy_ps=np.where(launches, 0, np.maximum(p.busy_ps - p.overhead_ps, 0))),
+            lambda p: replace(
+                p,
+                busy_ps=np.where(kernels, p.busy_ps, np.where(launches, 0, np.maximum(p.busy_ps - p.overhead_ps, 0))),
+            ),
         )
     if program.flight_ps[joins].any():
         yield "streams joined at once", lambda p: replace(p, flight_ps=np.where(joins, 0, p.flight_ps))
