@@ -36,6 +36,8 @@ class RestsOn(Struct, frozen=True):
     fitted_on: str
     """Measurements that constants were fitted to; empty if none was."""
     constants: tuple[Constant, ...]
+    nccl: str | None = None
+    """File of NCCL's constants on this machine; None without NCCL."""
 
     def of(self, *bases: Basis) -> tuple[Constant, ...]:
         """Constants with this basis."""
@@ -54,7 +56,8 @@ class RestsOn(Struct, frozen=True):
                     head += f" on {self.fitted_on}"
                 groups.setdefault(head, []).append(constant.field.removeprefix("stack."))
         parts = [f"{head}: {', '.join(names)}" for head, names in groups.items()]
-        return f"{self.stack} on {self.chip}; {'; '.join(parts) or 'every efficiency 1, every overhead 0'}"
+        collectives = f"; collectives of NCCL as nccl/{self.nccl}.yaml has them" if self.nccl else ""
+        return f"{self.stack} on {self.chip}; {'; '.join(parts) or 'every efficiency 1, every overhead 0'}{collectives}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""
@@ -83,7 +86,8 @@ def rests_on(scenario: Scenario) -> RestsOn:
         for constant in _constants(part, name)
         if has_experts or not constant.field.startswith("stack.grouped_")
     ]
-    return RestsOn(stack.name, scenario.topology.chip.name, stack.fitted_on, tuple(found))
+    nccl = getattr(scenario.topology, "nccl", None)  # a torus has none
+    return RestsOn(stack.name, scenario.topology.chip.name, stack.fitted_on, tuple(found), nccl.name if nccl else None)
 
 
 def _constants(value: Any, field: str) -> Iterator[Constant]:

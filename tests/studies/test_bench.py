@@ -204,7 +204,11 @@ def test_a_graph_has_a_bound_and_no_closed_form(collective):
             "topology box: the algorithm 'line' of all_gather does not run on a switch; "
             "choose from ring, one_shot, halving_doubling",
         ),
-        (("--axes", "x"), "--axes: must be axes of box, each once, got 'x'; choose from g"),
+        (
+            ("--axes", "x"),
+            "--axes: must be axes of box, each once, got 'x'; choose from g; "
+            "--set mesh='{box: boxes, gpu: 8}' names others",
+        ),
         (
             ("--algorithm", "halving_doubling", "--set", "chips=6"),
             "box: halving_doubling needs a group of a power of two chips, got 6",

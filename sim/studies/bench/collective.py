@@ -275,7 +275,8 @@ def axes_of(names: tuple[str, ...], topology: Topology) -> tuple[str, ...]:
     names = names or tuple(axes)
     if not set(names) <= set(axes) or len(set(names)) < len(names):
         rule = f"must be axes of {topology.name}, each once"
-        raise InputError(rule, where="--axes", got=got, hint=f"choose from {', '.join(axes)}")
+        own = "" if topology.has_lines else "; --set mesh='{box: boxes, gpu: 8}' names others"
+        raise InputError(rule, where="--axes", got=got, hint=f"choose from {', '.join(axes)}{own}")
     if prod(axes[name] for name in names) == 1:
         raise InputError("must give a group of at least two chips", where="--axes", got=got)
     return names
