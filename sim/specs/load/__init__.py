@@ -83,7 +83,7 @@ def machine(name: str, settings: Sequence[str] = ()) -> tuple[TopologySpec, Stac
     of_stack = [each for each in settings if each.partition("=")[0].strip().partition(".")[0] == "stack"]
     spec = topology_spec(name, [each for each in settings if each not in of_stack])
     raw: dict[str, Any] = {}
-    origins: dict[Path_, str] = {}
+    origins: dict[Path_, str] = {(): place("topology", name)}
     named, fields = _by_stack(of_stack)
     for setting in named:
         apply("scenario", raw, setting, origins)
