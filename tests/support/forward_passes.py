@@ -161,7 +161,9 @@ def passes(
     flow = NumpyExecutor(machine, size, form, chunks)
     model = plain_model(ffn, heads, kv)
     differing = scheme in DIFFERING and bool(uses.summed)
-    ranks = Ranks(weights, ends, chips if differing else 1, kv)
+    lengths = dict(flow.mesh)
+    copies = prod(lengths[axis] for axis in uses.batch)
+    ranks = Ranks(weights, ends, chips // copies if differing else 1, kv)
     for count in positions:
         size["L"] = count
         chips_per_token_group = int(np.prod([length for axis, length in flow.mesh if axis in uses.tokens]))
@@ -185,8 +187,11 @@ def passes(
         flow.weights = ends
         _, logits, token = forward_pass.compute_logits(streams)
         want = ranks.logits(flow.tokens, scheme, ladder_layers, cuts)
+        if differing and not head:  # every rank of every copy, whose sequences are its own
+            of_chip = [(flow.grid.block(uses.summed, chip), flow.grid.block(uses.batch, chip)) for chip in range(chips)]
+            want = [np.split(want[rank], copies)[copy] for rank, copy in of_chip]
         got = [each[:, -1:] for each in logits.shards] if differing and not head else [flow.collect(logits)[:, -1:]]
-        tokens = got[0].argmax(-1) if scheme == "no_communication" else flow.collect(token)
+        tokens = got[0].argmax(-1) if scheme == "no_communication" else flow.collect(token)[: len(got[0])]
         yield got, tokens, want if len(got) == len(want) else want[:1]
 
 
