@@ -284,7 +284,8 @@ class Scenario(Strict):
     def uses(self, lengths: Mapping[str, int]) -> Uses:
         """Returns the uses of the mesh axes, by their lengths.
 
-        A preset that deals all heads and d_ff alike takes the axes in the order that splits the most key-value heads.
+        A preset whose matmuls read the whole stream, and that deals heads and d_ff alike, takes the axes in the order
+        that splits the most key-value heads.
 
         Raises:
             InputError: uses of one's own that are not of these axes.
@@ -292,9 +293,9 @@ class Scenario(Strict):
         own, axes = self.layout.uses or self.presets.get(self.layout.preset), tuple(lengths)
         at = own.over(axes) if own else PRESETS[self.layout.preset](axes)
         at = at if self.model.experts else replace(at, experts=())
-        if not own and at.whole and at.plain and at.heads == at.d_ff:
+        if not own and at.plain and at.heads == at.d_ff and at.tokens in ((), at.heads):
             order = max(permutations(at.heads), key=lambda order: self._split_key_values(order, lengths))
-            at = replace(at, heads=order, d_ff=order)
+            at = replace(at, heads=order, d_ff=order, tokens=order if at.tokens else ())
         return replace(at, tokens=at.summed) if self.layout.sequence_parallel else at
 
     def _split_key_values(self, axes: Axes, lengths: Mapping[str, int]) -> int:

@@ -39,12 +39,11 @@ class WorkingLinks(Struct, frozen=True, eq=False):
 
     def capacity(self, labels: Int32s) -> tuple[Floats, Floats]:
         """Returns the bandwidth of the links into and out of each set of nodes of one label, bytes/s."""
-        src, dst = labels[self.src], labels[self.dst]
+        src, dst, sets = labels[self.src], labels[self.dst], int(labels.max()) + 1
         into, out = ((src != dst) & (end >= 0) for end in (dst, src))
-        sums = np.zeros((2, int(labels.max()) + 1))
-        np.add.at(sums[0], dst[into], self.bandwidth[into])
-        np.add.at(sums[1], src[out], self.bandwidth[out])
-        return sums[0], sums[1]
+        ends = ((dst[into], self.bandwidth[into]), (src[out], self.bandwidth[out]))
+        entering, leaving = (np.bincount(*each, sets).astype(np.float64) for each in ends)
+        return entering, leaving
 
     def components(self, kept: npt.NDArray[np.bool_]) -> Int32s:
         """Returns [nodes] the connected component of each node if only some links are kept."""

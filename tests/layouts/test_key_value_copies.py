@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import accumulate, permutations, takewhile
+from operator import mul
 
 import pytest
 
 from sim.simulate.run import run
 from sim.specs import load
+from sim.specs.uses import PRESETS
 
 
 def notes(mesh: dict[str, int]) -> tuple[list[str], float]:
@@ -32,3 +35,21 @@ def test_heads_that_stay_whole_are_named(mesh: dict[str, int], held: int, said: 
     found, size = notes(mesh)
     assert found == [f"a chip holds {held} of 8 key-value heads, {text}" for text in said]
     assert size == held * notes({"a": 8})[1]
+
+
+@pytest.mark.parametrize("preset", [name for name, uses in PRESETS.items() if uses(("x", "y")).plain])
+@pytest.mark.parametrize(
+    "mesh", [{"box": 2, "gpu": 8}, {"gpu": 8, "box": 2}, {"a": 2, "b": 2, "c": 4}, {"a": 3, "b": 8}]
+)
+def test_presets_split_as_many_heads_as_some_order_of_their_axes_does(preset: str, mesh: dict[str, int]):
+    """8 key-value heads, over the axes that a preset deals to heads: the outermost that divide them split them."""
+    settings = ["topology=gb200_nvl72", "stack=torch_compile", f"mesh={json.dumps(mesh)}"]
+    scenario = load.scenario("llama3_70b_tp8_standard", [*settings, f'layout={{"ffn": "{preset}"}}'])
+    at = scenario.uses(mesh)
+
+    def split(order: tuple[str, ...]) -> int:
+        ways = accumulate((mesh[axis] for axis in order), mul, initial=1)
+        return max(takewhile(lambda count: 8 % count == 0, ways))
+
+    assert split(at.heads) == max(split(order) for order in permutations(at.heads))
+    assert set(at.heads) == set(PRESETS[preset](tuple(mesh)).heads)
