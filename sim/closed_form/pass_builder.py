@@ -30,7 +30,7 @@ from sim.closed_form.operations import (
 from sim.errors import InputError
 from sim.specs import DTYPE_BYTES, Scenario
 from sim.specs.chip import matmul_format
-from sim.specs.uses import Axes, Uses
+from sim.specs.uses import Axes, Uses, dividing_axes
 
 _SQUARE = 4
 """Bytes of a 32-bit mean of squares."""
@@ -100,12 +100,7 @@ class PassBuilder:
             self.H = pad_to_multiple(self.H, self.h * self.e)
         self.is_multi_head = model.kv_heads == model.heads  # every query head has keys and values of its own
         self.K = self.H if self.is_multi_head else model.kv_heads
-        self.kv_axes: Axes = ()  # outermost axes of the heads, which split few key-value heads
-        while len(self.kv_axes) < len(uses.heads):
-            axes = uses.heads[: len(self.kv_axes) + 1]
-            if self.K % self.group_size(axes):
-                break
-            self.kv_axes = axes
+        self.kv_axes = dividing_axes(uses.heads, self.K, self.lengths)
         # Tokens of the stream are split by sequences where attention would need the positions of other chips.
         in_parts = scenario.overlap == "micro_batches"
         self.splits_sequences = self.L == 1 or in_parts or not set(uses.tokens) <= set(uses.heads)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.layouts.dataflow import Dataflow, V
 from sim.layouts.sharding import Sharded
-from sim.specs.uses import Axes, named
+from sim.specs.uses import Axes, dividing_axes, named
 
 if TYPE_CHECKING:
     from sim.layouts.layer import Layer
@@ -41,7 +41,7 @@ def attend_by_heads(layer: Layer[V], q: V, y: V) -> V:
     if into == "B":
         k, v = flow.matmul_reduce_scatter(y, [(k, "B"), (v, "B")], e, "kv")
         return layer.attend(q, k, v)
-    split = dividing_axes(head_axes, layer.model.kv_heads, flow)
+    split = dividing_axes(head_axes, layer.model.kv_heads, dict(flow.mesh))
     last = head_axes[len(split) :][-1:]
     dim = _token_dim_split_by(flow, y.tensor, last)
     k, v = flow.matmul(flow.local_slice(y, dim, last) if dim else y, [k, v], "kv")
@@ -130,7 +130,7 @@ def key_value_weights(layer: Layer[V], *, unsplit: bool = False) -> list[V]:
     if layer.model.kv_heads == layer.model.heads:  # padded like the query heads, so all chips divide them
         return [layer.weight(name, "E{e} K{h} Q") for name in ("w_k", "w_v")]
     heads = layer.uses.heads[: len(layer.uses.heads) - len(layer.uses.cached_positions)]
-    split = () if unsplit else dividing_axes(heads, layer.model.kv_heads, layer.flow)
+    split = () if unsplit else dividing_axes(heads, layer.model.kv_heads, dict(layer.flow.mesh))
     if not unsplit:
         _note_copies(layer, heads, split)
     notation = f"E_{named(layer.uses.d_model)} K_{named(split)} Q"
@@ -154,15 +154,6 @@ def _note_copies(layer: Layer[V], heads: Axes, split: Axes) -> None:
 def _scattered_dim(q: Sharded, e: Axes) -> str:
     """Returns the dimension that the query's sum was scattered into."""
     return next((dim.name for dim in q.dims if e and dim.axes[-len(e) :] == e), "H")
-
-
-def dividing_axes(axes: Axes, heads: int, flow: Dataflow[V]) -> Axes:
-    """Returns the outermost axes whose group size divides the heads."""
-    lengths = dict(flow.mesh)
-    count = 0
-    while count < len(axes) and heads % prod(lengths[axis] for axis in axes[: count + 1]) == 0:
-        count += 1
-    return axes[:count]
 
 
 def _token_dim_split_by(flow: Dataflow[V], y: Sharded, axes: Axes) -> str | None:

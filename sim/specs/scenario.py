@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import permutations
+from math import prod
 from typing import Annotated, Self
 
 from msgspec.structs import replace
@@ -27,7 +28,7 @@ from sim.specs.quantities import Duration, Fraction, Rate, Sourced
 from sim.specs.stack import StackSpec
 from sim.specs.sweep import FigureSpec, SweepSpec, check_figure
 from sim.specs.topology import TopologySpec
-from sim.specs.uses import PRESETS, Axes, Uses
+from sim.specs.uses import PRESETS, Uses, dividing_axes
 from sim.specs.workload import Workload
 
 
@@ -294,18 +295,10 @@ class Scenario(Strict):
         at = own.over(axes) if own else PRESETS[self.layout.preset](axes)
         at = at if self.model.experts else replace(at, experts=())
         if not own and at.plain and at.heads == at.d_ff and at.tokens in ((), at.heads):
-            order = max(permutations(at.heads), key=lambda order: self._split_key_values(order, lengths))
+            split = {order: dividing_axes(order, self.model.kv_heads, lengths) for order in permutations(at.heads)}
+            order = max(split, key=lambda order: prod(lengths[axis] for axis in split[order]))
             at = replace(at, heads=order, d_ff=order, tokens=order if at.tokens else ())
         return replace(at, tokens=at.summed) if self.layout.sequence_parallel else at
-
-    def _split_key_values(self, axes: Axes, lengths: Mapping[str, int]) -> int:
-        """Returns the ways in which the outermost of some axes split the key-value heads."""
-        ways = 1
-        for axis in axes:
-            if self.model.kv_heads % (ways * lengths[axis]):
-                break
-            ways *= lengths[axis]
-        return ways
 
     @property
     def part(self) -> TopologySpec:

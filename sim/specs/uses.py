@@ -7,7 +7,9 @@ prefill and decode can differ without moving weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate, takewhile
+from operator import mul
 
 from msgspec import Struct
 
@@ -18,6 +20,12 @@ Axes = tuple[str, ...]
 def named(axes: Iterable[str]) -> str:
     """`xyz`, or `x[data]`: names of one letter as they are, longer ones in brackets."""
     return "".join(axis if len(axis) == 1 else f"[{axis}]" for axis in axes)
+
+
+def dividing_axes(axes: Axes, count: int, lengths: Mapping[str, int]) -> Axes:
+    """Returns the outermost of some axes whose chips together divide a count, such as key-value heads."""
+    divides = [count % ways == 0 for ways in accumulate((lengths[axis] for axis in axes), mul)]
+    return tuple(axis for axis, _ in takewhile(lambda each: each[1], zip(axes, divides, strict=True)))
 
 
 class Uses(Struct, frozen=True):
