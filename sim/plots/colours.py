@@ -123,7 +123,7 @@ PART_LOOKS = {
     critical.LATENCY: Look(PALETTE["yellow"]),
     critical.START: Look(PALETTE["yellow"], "/"),
     critical.LAUNCH: Look(PALETTE["yellow"], "."),
-    critical.KERNEL: Look(PALETTE["yellow"], "x"),
+    **{name: Look(PALETTE["yellow"], "x") for name in (EXCHANGE_KERNEL, critical.KERNEL)},
     critical.CALL: Look(PALETTE["light"], "."),
 }
 """Look of every part of a step: activities of the critical chip and causes of the critical path."""

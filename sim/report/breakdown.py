@@ -12,6 +12,7 @@ from sim.program import Floats, Ints
 from sim.program.trace import Trace
 from sim.report import spans as sp
 from sim.report.metrics import critical_chip, wait_spans
+from sim.report.ops import EXCHANGE_KERNEL, classify_ops
 from sim.report.roofline import is_memory_bound
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 PARTS = {
     "compute-bound": "compute whose FLOPs take longer than its bytes, no collective of the chip in progress",
     "memory-bound": "compute whose bytes take longer than its FLOPs, no collective of the chip in progress",
+    EXCHANGE_KERNEL: "kernels that send or receive tokens on the compute stream, no collective of the chip in progress",
     "overlapped": "compute with a collective in progress",
     "exposed": "a collective in progress, no compute",
     "stream join": "one stream waits to join the other, after a collective; no compute, no collective",
@@ -29,7 +31,7 @@ PARTS = {
     "pipeline bubble": "no batch on the chip's stage: it fills, drains, or waits for another stage or a request",
     "idle": "none of these",
 }
-"""Parts of a step and their definitions. Waits are omitted if there are none."""
+"""Parts of a step and their definitions. Waits and exchange kernels are omitted if there are none."""
 
 
 def compute_breakdown(trace: Trace, topology: Topology, batches: Batches | None = None) -> dict[str, float]:
@@ -73,13 +75,15 @@ def _part_spans(trace: Trace, chips: Sequence[int], batches: Batches | None) -> 
     """Yields the spans of each of PARTS but the last on every chip; no two overlap, and no wait is empty."""
     computes, collectives = sp.compute_spans(trace), sp.collective_spans(trace)
     slow, waits = is_memory_bound(trace.program), wait_spans(trace, batches)
+    exchanges = (classify_ops(trace.program) == EXCHANGE_KERNEL)[trace.program.op]
     for chip in chips:
         compute = computes.of_lane(chip)
         communicating, computing = sp.union(collectives.of_lane(chip)), sp.union(compute)
         alone, exposed = sp.minus(compute, communicating), sp.minus(communicating, computing)
         parts = {
-            "compute-bound": alone.where(~slow[alone.task]),
+            "compute-bound": alone.where(~slow[alone.task] & ~exchanges[alone.task]),
             "memory-bound": alone.where(slow[alone.task]),
+            **({EXCHANGE_KERNEL: kernels} if len(kernels := alone.where(exchanges[alone.task])) else {}),
             "overlapped": sp.minus(communicating, exposed),
             "exposed": exposed,
         }

@@ -130,6 +130,7 @@ def test_no_two_parts_of_a_bar_look_alike_unless_they_mean_the_same() -> None:
         frozenset(("compute-bound", critical_path.COMPUTE)),
         frozenset(("memory-bound", critical_path.MEMORY)),
         frozenset(("stream join", critical_path.JOIN)),
+        frozenset(("exchange kernel", critical_path.KERNEL)),
         frozenset(("memory pool", critical_path.COPY)),
     }
     assert len(set(OP_COLOURS.values())) == len(OP_COLOURS)  # classes of operations in the timeline

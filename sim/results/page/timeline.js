@@ -64,7 +64,7 @@ function about(lane, i, timeline, letters) {
   const rows = [`<b>${op}</b>`, group + (lane.layer[i] >= 0 ? `, layer ${lane.layer[i]}` : "")];
   rows.push(`${time(lane.start[i] / 1e12)} to ${time(lane.end[i] / 1e12)}: ${time((lane.end[i] - lane.start[i]) / 1e12)}`);
   if (lane.kind === "path") rows.push(`chip ${lane.on[i]}${timeline.roles[lane.on[i]] ? `, ${timeline.roles[lane.on[i]]}` : ""}: ` + (lane.flies[i] ? (lane.kinds[i] === 2 ? "launch of the collective" : "in flight: started, and on the wire") : lane.kinds[i] === 1 ? "message on its link" : "compute, or a wait"));
-  if (lane.kind === "compute") {
+  if (lane.kind === "compute" && (lane.flops[i] || lane.bytes[i])) {
     rows.push(`${Number((lane.flops[i] / 1e9).toPrecision(4))} GFLOP, ${amount(lane.bytes[i])} of memory: ${lane.slow[i] ? "memory-bound" : "compute-bound"}`);
     const took = (lane.end[i] - lane.start[i]) / 1e12;
     rows.push(lane.slow[i] ? `${(lane.bytes[i] / took / 1e9).toPrecision(4)} GB/s reached, of ${timeline.sources.memory}` : `${(lane.flops[i] / took / 1e12).toPrecision(4)} TFLOP/s reached, of ${timeline.sources.flops}`);
